@@ -1,0 +1,1 @@
+"""What is done to a dataset, in which order, on how many machines. Knows nothing of model maths."""

@@ -1,0 +1,1 @@
+"""What is learned from a catalog. Knows nothing of decoding, filtering or Ray Data."""

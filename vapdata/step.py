@@ -1,0 +1,170 @@
+"""The shape of a step: what every plug-in declares, and what opening it gives.
+
+A plug-in is a frozen dataclass in a file of its own. Its fields are its settings; `open()` loads weights on the
+worker and returns the thing that works. Protocols, not base classes. `problems` checks that a list of steps
+fits together before anything starts. Exercised by `pytest tests/vapdata/test_step.py`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vapdata.clip import BadRow, Caption, Clip, Sample, Score, Video
+
+Table = Literal["frames", "masks", "latents", "texts", "features"]
+DType = Literal["bf16", "f16", "f32", "u8", "webp"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A dataset on disk. Listing it opens no video."""
+
+    name: ClassVar[str]
+    root: str
+    """Folder that the dataset lies in."""
+    dataset: str
+    """First part of every id; the source's name unless `--name` says otherwise."""
+
+    def list(self) -> Iterator[Video | BadRow]:
+        """Every video that the dataset names, present or not, and every row that could not be read.
+
+        The order does not matter: planning sorts by video_id. Raises CallError when `root` is not such a dataset.
+        """
+        ...
+
+    def present(self) -> Mapping[str, int]:
+        """`Video.uri` -> bytes of every file that is there, by one walk over the tree."""
+        ...
+
+    def scores(self) -> Mapping[str, Literal["value", "label"]]:
+        """Names of the dataset's own scores, so that a predicate may speak of them before the first build."""
+        ...
+
+
+@runtime_checkable
+class Meter(Protocol):
+    """One filter at work on one clip."""
+
+    def add(self, frame: UInt8[np.ndarray, "h w 3"], time_s: float) -> None:
+        """Takes the next sampled frame, RGB at the scan size, and its time in the clip."""
+        ...
+
+    def finish(self) -> list[Score]:
+        """The scores. Raises ClipError when the clip cannot be scored."""
+        ...
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """A number or label about a clip. Never drops anything."""
+
+    name: ClassVar[str]
+    fps: float
+    """Sampling rate that `add` is called at, from the clip's first frame on."""
+
+    def writes(self) -> Mapping[str, Literal["value", "label"]]:
+        """Names in `scores.filter`, and whether each is a number or a label."""
+        ...
+
+    def open(self) -> Callable[[Clip], Meter]:
+        """Loads what it needs; the result starts one meter per clip."""
+        ...
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """Texts about clips."""
+
+    name: ClassVar[str]
+
+    def open(self) -> Callable[[Video, Clip], list[Caption]]:
+        """Loads what it needs; the result gives the captions of one clip."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What one encoder output is called, which table lists it, and the settings that decide its bytes."""
+
+    name: str
+    table: Table
+    model_id: str
+    revision: str
+    dtype: DType
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-able; stands once in `tensors/<name>/settings.json`, and a run with others is refused."""
+    reads_caption: bool = False
+    """True when the text goes into the bytes: such a row is stale when the caption changes."""
+    without_caption: Literal["empty", "none"] = "none"
+    """For a clip without caption: encode the text '' (`texts`), or write no row (`masks`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One tensor of one product: a row of a tensor file and of the product's table."""
+
+    product: str
+    clip_id: str | None
+    """None for rows that belong to no clip: the empty and the negative prompt."""
+    data: np.ndarray | bytes
+    """float32 (or float16) array for bf16/f16/f32, uint8 array for u8, encoded bytes for webp."""
+    shape: tuple[int, ...]
+    caption: Caption | None = None
+    """The text that went in, if any."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the product's table, e.g. `length`, `pixel_frames`, `geometry`."""
+
+
+@runtime_checkable
+class OpenEncoder(Protocol):
+    """An encoder with its weights loaded."""
+
+    def encode(self, samples: Sequence[Sample]) -> list[list[Cell]]:
+        """The cells of each sample, in the samples' order. Raises ClipError only when every sample fails alike."""
+        ...
+
+    def constants(self) -> list[Cell]:
+        """Cells that belong to no clip."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Clips to tensors. One encoder may write several products."""
+
+    name: ClassVar[str]
+    reads: ClassVar[frozenset[str]]
+    """Some of `frames`, `first` and `caption`."""
+
+    def products(self) -> tuple[Product, ...]:
+        """What it writes. Cheap: loads no weights."""
+        ...
+
+    def weights(self) -> Sequence[Any]:
+        """The weight files it needs (see vapdata/weights.py)."""
+        ...
+
+    def open(self, device: str | None = None) -> OpenEncoder:
+        """Loads the weights; `device` None picks the GPU when there is one."""
+        ...
+
+
+def problems(filters: Sequence[Filter], encoders: Sequence[Encoder]) -> list[str]:
+    """Why these steps do not fit together, a sentence each: two that write one score or one product."""
+    found = []
+    seen: dict[str, str] = {}
+    for step in filters:
+        for score in step.writes():
+            if score in seen:
+                found.append(f"filters {seen[score]} and {step.name} both write the score {score}")
+            seen.setdefault(score, step.name)
+    made: dict[str, str] = {}
+    for encoder in encoders:
+        for product in encoder.products():
+            if product.name in made:
+                found.append(f"encoders {made[product.name]} and {encoder.name} both write the product {product.name}")
+            made.setdefault(product.name, encoder.name)
+    return found
