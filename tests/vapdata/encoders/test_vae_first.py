@@ -1,0 +1,55 @@
+"""VaeFirst: one latent frame from the first frame, or from the first two."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from vapdata.clip import Sample, Sampling
+from vapdata.encoders.vae_first import VaeFirst
+from vapdata.errors import CallError
+
+
+@pytest.mark.parametrize(("first", "stride", "alone"), [(1, 4, True), (2, 2, False)])
+def test_the_latent_is_the_librarys_for_those_frames_alone(
+    tiny_models: Path, sampling: Sampling, sample: Callable[..., Sample], first: int, stride: int, alone: bool
+) -> None:
+    spec = VaeFirst(backbone="tiny-cogvideox", sampling=sampling, first=first)
+    ((cell,),) = spec.open("cpu").encode([sample()])
+    model = AutoencoderKLCogVideoX.from_pretrained(tiny_models / "vae").eval()
+    pixels = torch.from_numpy(sample().frames[:first]).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        expected = model.encode(pixels).latent_dist.mean[0].numpy()
+    np.testing.assert_allclose(cell.data, expected, atol=1e-5)
+    assert cell.product == spec.products()[0].name == f"tiny-cogvideox-vae-first{first}-96x160"
+    assert cell.shape == (16, 1, 12, 20)
+    columns = cell.columns
+    assert (columns["kind"], columns["pixel_frames"], columns["latent_frames"]) == ("first", first, 1)
+    assert (columns["temporal_stride"], columns["first_alone"]) == (stride, alone)
+
+
+def test_one_frame_is_enough_for_one(tiny_models: Path, sampling: Sampling, sample: Callable[..., Sample]) -> None:
+    opened = VaeFirst(backbone="tiny-cogvideox", sampling=sampling).open("cpu")
+    short = Sample(clip_id="a", frames=sample().frames[:1])
+    np.testing.assert_array_equal(opened.encode([short])[0][0].data, opened.encode([sample()])[0][0].data)
+
+
+def test_what_it_reads_follows_from_how_many_frames(sampling: Sampling) -> None:
+    assert VaeFirst(backbone="tiny", sampling=sampling).reads == {"first"}
+    assert VaeFirst(backbone="tiny", sampling=sampling, first=2).reads == {"frames"}
+
+
+def test_the_first_frames_latent_does_not_depend_on_how_many_are_sampled(tiny_models: Path) -> None:
+    products = [
+        VaeFirst(backbone="tiny", sampling=Sampling(frames=frames, height=96, width=160, fps=fps)).products()[0]
+        for frames, fps in ((9, 8), (17, 16))
+    ]
+    assert products[0] == products[1]
+
+
+def test_two_frames_need_two_frames() -> None:
+    with pytest.raises(CallError, match="Use 1"):
+        VaeFirst(backbone="tiny", sampling=Sampling(frames=1, height=96, width=160, fps=8), first=2)

@@ -1,0 +1,200 @@
+"""Tiny models: the real classes with a few hundred thousand weights, made on this machine from a fixed seed.
+
+`tiny-cogvideox` holds an open_clip CLIP, an AutoencoderKLCogVideoX, a T5EncoderModel and a tokenizer, in the hub's
+folder format, so that everything runs with no network and no GPU through the same loading path as real weights.
+The weights are random: shapes, dtypes and frame counts are right, but masks and latents mean nothing yet.
+Exercised by `pytest tests/vapdata/test_tiny.py`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import string
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vapdata.errors import RunError
+
+NAMES = ("tiny-cogvideox",)
+NOTE = "tiny models have random weights: shapes and speed are real, masks, latents and embeddings mean nothing"
+SEED = 20_240_901
+SCHEME = 1
+"""Counted up when the way weights are drawn or files are laid out changes."""
+
+VAE: dict[str, Any] = {
+    "block_out_channels": [8, 16, 16, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "latent_channels": 16,
+    "temporal_compression_ratio": 4,
+    "sample_height": 96,
+    "sample_width": 160,
+    "scaling_factor": 1.15258426,
+}
+TEXT: dict[str, Any] = {
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_heads": 4,
+    "num_layers": 2,
+    "feed_forward_proj": "gated-gelu",
+    "dropout_rate": 0.0,
+}
+"""T5 v1.1 in small: gated GELU, no bias, relative positions."""
+CLIP: dict[str, Any] = {
+    "embed_dim": 32,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 96, "patch_size": 8, "width": 64, "head_width": 32, "layers": 4},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+"""The vocabulary is that of the tokenizer inside the open_clip package; it holds nine tenths of the weights."""
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+"""OpenAI's picture statistics, as in open_clip's constants."""
+
+WORDS = (
+    "a an the and of in on at to with from by over under near behind its his her their is are was has into for as it "
+    "red green blue yellow white black gray orange purple pink brown dark bright light "
+    "circle square triangle star ring bar shape background camera scene video shot view frame "
+    "man woman person people child boy girl hand hands face hair head shirt table room street city car road "
+    "water sky tree trees mountain building house dog cat bird food kitchen robot arm bowl plate pot cup "
+    "moves moving move left right up down forward slowly fast turns still static pan pans zoom zooms shows showing "
+    "wearing standing sitting walking holding talking looking playing one two three large small close another"
+)
+"""Whole words of the tiny tokenizer, separated by spaces."""
+
+
+def version(name: str) -> str:
+    """What tells these weights from another version's: a hash of configuration, seed and scheme. Builds nothing."""
+    described = json.dumps([name, SEED, SCHEME, VAE, TEXT, CLIP, _vocabulary()], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def folder(name: str) -> Path:
+    """The folder of the tiny model, made on first use (a few seconds); safe when several processes ask at once.
+
+    It lies in `$VAPDATA_CACHE`, or `~/.cache/vapdata`. Raises RunError when that cannot be written.
+    """
+    cache = Path(os.environ.get("VAPDATA_CACHE") or "~/.cache/vapdata").expanduser()
+    made = cache / f"{name}-{version(name)}"
+    if not made.is_dir():
+        try:
+            _make(made)
+        except OSError as error:
+            raise RunError(
+                f"the tiny models cannot be written to {cache} ({error.strerror or error}). "
+                "Name a folder that can be written: export VAPDATA_CACHE=/some/folder"
+            ) from error
+    return made
+
+
+def _make(made: Path) -> None:
+    """Builds beside the final place and renames: another process sees all of it or nothing."""
+    work = made.with_name(f".{made.name}.{uuid.uuid4().hex}")
+    work.mkdir(parents=True)
+    try:
+        _save_vae(work / "vae")
+        _save_text(work / "text_encoder", work / "tokenizer")
+        _save_clip(work / "clip")
+        _rename(work, made)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _rename(work: Path, made: Path) -> None:
+    try:
+        work.rename(made)
+    except OSError:
+        if not made.is_dir():  # else another maker was first, with the same bytes
+            raise
+
+
+def _save_vae(path: Path) -> None:
+    from diffusers import AutoencoderKLCogVideoX
+
+    model = AutoencoderKLCogVideoX(**VAE)
+    fill(model, "vae")
+    model.save_pretrained(path, safe_serialization=True)
+
+
+def _save_text(path: Path, tokenizer_path: Path) -> None:
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = T5Tokenizer(vocab=_vocabulary(), extra_ids=0, model_max_length=226)
+    tokenizer.save_pretrained(tokenizer_path)
+    model = T5EncoderModel(T5Config(vocab_size=len(_vocabulary()), **TEXT))
+    fill(model, "text_encoder")
+    model.save_pretrained(path, safe_serialization=True)
+
+
+def _save_clip(path: Path) -> None:
+    import open_clip
+    from safetensors.torch import save_file
+
+    model = open_clip.CLIP(**CLIP)
+    fill(model, "clip")
+    path.mkdir()
+    preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "squash"}
+    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": preprocess}, indent=2))
+    save_file(model.state_dict(), path / "open_clip_model.safetensors")
+
+
+def fill(model: Any, salt: str) -> None:
+    """Draws every parameter of a torch module anew, in place, the same on every machine and torch version.
+
+    Uniform with variance 1/fan_in for matrices and kernels, near 1 for norm weights, near 0 for biases. Each
+    parameter has its own Philox stream keyed by (seed, salt, name): torch's generators promise less.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim:  # scalars are temperatures: their defaults are meant
+                parameter.copy_(torch.from_numpy(_draw(f"{salt}.{name}", tuple(parameter.shape))))
+
+
+def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    key = int.from_bytes(hashlib.sha256(f"{SEED}\0{name}".encode()).digest()[:16], "big")
+    bits = np.random.Philox(key=key).random_raw(math.prod(shape))
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0) * math.sqrt(3.0)
+    mean, deviation = _moments(name, shape)
+    return (mean + deviation * uniform).astype(np.float32).reshape(shape)
+
+
+def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and standard deviation of one parameter."""
+    if name.endswith("class_embedding"):
+        return 0.0, 1.0
+    if len(shape) == 1:
+        return (1.0, 0.05) if name.endswith("weight") else (0.0, 0.05)
+    if "embedding" in name or "shared" in name or "relative_attention_bias" in name:
+        return 0.0, 0.5
+    if name.endswith((".proj", "text_projection")):  # open_clip multiplies by these from the right
+        return 0.0, shape[0] ** -0.5
+    return 0.0, math.prod(shape[1:]) ** -0.5
+
+
+def _vocabulary() -> list[tuple[str, float]]:
+    """Unigram pieces with scores: single characters, pairs of letters, and words of captions.
+
+    Each piece costs one, so that the fewest pieces win: about two letters a token, one token for a listed word.
+    """
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
+    return pieces + [(piece, -1.0) for piece in dict.fromkeys(_pieces())]
+
+
+def _pieces() -> Iterator[str]:
+    letters = string.ascii_lowercase
+    yield from string.ascii_letters + string.digits + string.punctuation + "àâäáçèéêëíîïñóôöúûüß–—‘’“”…°"
+    yield from (f"▁{letter}" for letter in string.ascii_letters)
+    yield from (first + second for first in letters for second in letters)
+    for word in WORDS.split():
+        yield from (f"▁{word}", f"▁{word.capitalize()}")
