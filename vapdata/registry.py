@@ -23,6 +23,6 @@ def load(registry: Mapping[str, str], name: str, kind: str) -> type:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, or an empty string when none is near."""
+    """`, did you mean 'x'` for the nearest of `known`, or an empty string when none is near. A full stop may follow."""
     near = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f", did you mean {near[0]!r}" if near else ""

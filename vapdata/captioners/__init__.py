@@ -1,0 +1,3 @@
+"""Texts about clips, one file each: name -> "module:Class"."""
+
+CAPTIONERS = {"source": "vapdata.captioners.source:SourceCaption"}

@@ -1,0 +1,324 @@
+"""Video files: probe, decode, sample, write. With `decoder.py`, the only file that touches a decoder.
+
+What comes out is what a player shows: ffmpeg's choice of stream, rotation and flips applied, square pixels, times
+counted from the first shown frame, edit lists and variable rates honoured. Everything here runs in the calling
+process; builds call it through `vapdata.decoder.Decoder`, whose child process may hang or die without harm.
+
+Which decoder. PyAV, always. That is the measured rule: on the 53 of the shared set's 59 clips that decord 0.6 opens
+(it cannot open AV1 and GIF), one thread each, decord takes 1.4 x PyAV's CPU time at full size, 1.24 x when it resizes
+to 320 pixels (1.15 x with the same bilinear kernel), and 1.4 x for nine frames out of the middle, since it indexes the
+whole file first (`benchmarks/decode.py`, `benchmarks/RESULTS.md`). `sample(..., reader="decord")` is there to measure
+again on other machines: it shows the same frames, at full size bit for bit where colours have 8 bits.
+
+Exercised by `pytest tests/vapdata/test_video.py` and `python -m benchmarks.decode`.
+"""
+
+import io
+import itertools
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.codec.context import Flags
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+from vapdata.clip import Sampling
+from vapdata.errors import CallError, MissingInput, Unreadable
+from vapdata.opened import MAX_PIXELS, OpenVideo, Probe, quoted_name, refuse_large
+
+__all__ = ["MAX_PIXELS", "Fit", "Frame", "Probe", "frames", "probe", "sample", "targets", "thumbnail", "write"]
+
+
+PRODUCT_KERNEL = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT
+"""Without the second flag swscale halves the colour's width: 2-4 levels of mean error against float64, not 0.3-0.9."""
+
+
+def _no_tick() -> None:
+    """What is called after every decoded frame when the caller does not ask to be told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How frames are scaled. Without arguments: the full display size.
+
+    `long_side` keeps the display aspect, with the longest side at most this many pixels, and never enlarges (area
+    averaging: the fastest of swscale's filters when shrinking). `height` and `width` give a product's grid (bicubic):
+    `stretch` squeezes the whole picture into it, `crop` scales to cover it and cuts the middle out.
+    Raises CallError for one of height and width without the other, and for both kinds at once.
+    """
+
+    long_side: int | None = None
+    height: int | None = None
+    width: int | None = None
+    resize: Literal["stretch", "crop"] = "stretch"
+
+    def __post_init__(self) -> None:
+        if (self.height is None) != (self.width is None):
+            raise CallError(f"Fit: height={self.height} width={self.width}: give both, or neither")
+        if self.long_side is not None and self.height is not None:
+            raise CallError(f"Fit: long_side={self.long_side} together with a grid: give one of them")
+        if min(side for side in (self.long_side, self.height, self.width, 1) if side is not None) < 1:
+            raise CallError(f"Fit: long_side={self.long_side} height={self.height} width={self.width}: must be at least 1")
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that a picture of this display size is scaled to, before any crop."""
+        if self.height is not None and self.width is not None:
+            if self.resize == "stretch":
+                return self.height, self.width
+            scale = max(self.height / height, self.width / width)
+            return max(self.height, round(height * scale)), max(self.width, round(width * scale))
+        scale = min(1.0, (self.long_side or max(height, width)) / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the frames that come out for this display size."""
+        if self.height is not None and self.width is not None:
+            return self.height, self.width
+        return self.scaled(height, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One shown frame."""
+
+    index: int
+    """Counts the frames that the call yields, from 0: the file's own count when `start_s` is 0."""
+    time_s: float
+    """Seconds from the file's first shown frame."""
+    image: UInt8[np.ndarray, "h w 3"]
+    """RGB, 0-255, as displayed."""
+
+
+def probe(path: str | os.PathLike[str]) -> Probe:
+    """Opens `path`, decodes one frame, and says what it is.
+
+    Raises Unreadable when it cannot be opened or its first frame not decoded, NoVideo without a video stream, and
+    TooLarge when its picture has more than MAX_PIXELS.
+    """
+    with OpenVideo(path) as video:
+        return video.probe()
+
+
+def frames(
+    path: str | os.PathLike[str], fit: Fit = Fit(), start_s: float = 0.0, end_s: float | None = None
+) -> Iterator[Frame]:
+    """Frames whose time lies in [start_s, end_s), in order, one in memory at a time.
+
+    Times half a container tick (at most half a millisecond) apart count as equal, since containers round them.
+
+    Seeks to the key frame before `start_s`. Raises as `probe` does, and Unreadable part-way, after the frames before
+    it, when the decoder raises. There is no frame at all when the file ends before `start_s`.
+    """
+    with OpenVideo(path) as video:
+        yield from frames_of(video, fit, start_s, end_s)
+
+
+def frames_of(
+    video: OpenVideo, fit: Fit, start_s: float, end_s: float | None, tick: Callable[[], None] = _no_tick
+) -> Iterator[Frame]:
+    """`frames` of a file that is open; `tick` is called after every decoded frame, also those only passed over."""
+    image, index = _Imager(video, fit), 0
+    for time_s, picture in video.pictures(start_s):
+        tick()
+        if end_s is not None and time_s >= end_s - video.slack_s:
+            return
+        if time_s >= start_s - video.slack_s:
+            yield Frame(index=index, time_s=time_s, image=image(picture))
+            index += 1
+
+
+def sample(
+    path: str | os.PathLike[str],
+    start_s: float,
+    end_s: float,
+    sampling: Sampling,
+    *,
+    reader: Literal["pyav", "decord"] = "pyav",
+    tick: Callable[[], None] = _no_tick,
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The clip [start_s, end_s) on a product's grid: frame k is what a player shows at start_s + k / fps. RGB, 0-255.
+
+    A clip shorter than `sampling.seconds` is played forth and back (`short='loop'`) or spread evenly over the frames
+    (`'slow'`). Only the frames that are kept are converted, so memory is the result and one decoded frame.
+    `reader="decord"` falls back to PyAV where decord cannot open the file or would show another stream.
+    Raises as `frames` does, and MissingInput for a clip that is too short with `short='reject'` or shows no frame.
+    """
+    times, order = targets(end_s - start_s, sampling, quoted_name(path))
+    fit = Fit(height=sampling.height, width=sampling.width, resize=sampling.resize)
+    out = np.empty((len(times), sampling.height, sampling.width, 3), np.uint8)
+    wanted = [start_s + time for time in times]
+    filled = 0
+    with OpenVideo(path) as video:
+        decord_reader = _decord_reader(video) if reader == "decord" else None
+        if decord_reader is None:
+            shown = _shown(video, wanted, end_s, tick)
+        else:
+            shown = _shown_by_decord(decord_reader, video, wanted, end_s)
+        image = _Imager(video, fit, turned=decord_reader is not None)
+        for picture, count in shown:
+            out[filled : filled + count] = image(picture)
+            filled += count
+    if filled < len(times):
+        name = quoted_name(path)
+        raise MissingInput(f"{name}: shows no frame between {start_s:.3f} s and {end_s:.3f} s. Scan the file again.")
+    return out if order == list(range(len(times))) else out[order]
+
+
+def targets(duration_s: float, sampling: Sampling, name: str = "clip") -> tuple[list[float], list[int]]:
+    """(times in the clip to look at, in order; which of them each of the sampled frames is).
+
+    A clip that is long enough: k / fps each. Raises MissingInput for one that is not, with `short='reject'`.
+    """
+    every = list(range(sampling.frames))
+    if sampling.fits(duration_s):
+        return [k / sampling.fps for k in every], every
+    if sampling.short == "slow":
+        return [k * duration_s / sampling.frames for k in every], every
+    if sampling.short == "loop" and duration_s > 0:
+        there = [k for k in every if k / sampling.fps < duration_s - 1e-6] or [0]
+        forth_and_back = there + there[-2:0:-1]
+        return [k / sampling.fps for k in there], [forth_and_back[k % len(forth_and_back)] for k in every]
+    raise MissingInput(
+        f"{name}: {duration_s:.3f} s of video, {sampling.label()} needs {sampling.seconds:.3f} s. "
+        "Select longer clips, or set the recipe's short=loop or short=slow."
+    )
+
+
+def write(
+    path: str | os.PathLike[str],
+    images: Iterable[UInt8[np.ndarray, "h w 3"]],
+    fps: float,
+    *,
+    codec: str = "libx264",
+    crf: int = 18,
+) -> None:
+    """Encodes RGB frames into `path` (container by its suffix), whole or not at all; equal input gives equal bytes.
+
+    yuv420p where both sides are even, else yuv444p. One thread, no time stamps or version strings in the file.
+    Raises CallError without any frame.
+    """
+    target = os.fspath(path)
+    stem, suffix = os.path.splitext(target)
+    partial = f"{stem}.{os.getpid()}.partial{suffix}"
+    try:
+        _encode(partial, iter(images), fps, codec, crf)
+        os.replace(partial, target)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def thumbnail(image: UInt8[np.ndarray, "h w 3"], long_side: int = 256) -> bytes:
+    """`image` as WebP (lossy, quality 80), shrunk so that its longest side is at most `long_side` pixels."""
+    from PIL import Image  # decoding children never make thumbnails: keep their memory and start small
+
+    picture = Image.fromarray(image)
+    picture.thumbnail((long_side, long_side), Image.Resampling.BOX, reducing_gap=None)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=80, method=2)
+    return buffer.getvalue()
+
+
+class _Imager:
+    """Turns decoded pictures of one video into images as displayed: RGB, scaled, rotated, cropped."""
+
+    def __init__(self, video: OpenVideo, fit: Fit, *, turned: bool = False) -> None:
+        """`turned`: the pictures arrive rotated already."""
+        self.video = video
+        self.transpose = video.transpose and not turned
+        self.step_y = -1 if video.flip_y and not turned else 1
+        self.step_x = -1 if video.flip_x and not turned else 1
+        self.kernel = Interpolation.AREA if fit.height is None else PRODUCT_KERNEL
+        height, width = fit.scaled(video.height, video.width)
+        self.size = (height, width) if self.transpose else (width, height)
+        self.shape = fit.shape(video.height, video.width)
+        self.top, self.left = (height - self.shape[0]) // 2, (width - self.shape[1]) // 2
+        self.scaler = VideoReformatter()
+
+    def __call__(self, picture: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+        refuse_large(self.video.name, picture.width, picture.height)
+        with self.video.telling():
+            scaled = self.scaler.reformat(picture, *self.size, "rgb24", interpolation=self.kernel, threads=1)
+            rgb = scaled.to_ndarray()
+        shown = (rgb.transpose(1, 0, 2) if self.transpose else rgb)[:: self.step_y, :: self.step_x]
+        bottom, right = self.top + self.shape[0], self.left + self.shape[1]
+        return np.ascontiguousarray(shown[self.top : bottom, self.left : right])
+
+
+def _shown(
+    video: OpenVideo, wanted: list[float], end_s: float, tick: Callable[[], None]
+) -> Iterator[tuple[av.VideoFrame, int]]:
+    """(picture, how many of the `wanted` times show it), in order; a picture at or after `end_s` is never shown."""
+    done, shown, until_s = 0, None, 0.0
+    for time_s, picture in video.pictures(wanted[0]):
+        tick()
+        due = bisect_left(wanted, time_s - video.slack_s, lo=done)
+        if due > done and shown is not None:
+            yield shown, due - done
+            done = due
+        if time_s >= end_s - video.slack_s or done == len(wanted):
+            break
+        shown, until_s = picture, time_s + video.interval_s(picture)
+    if done < len(wanted) and shown is not None and (done or wanted[0] < until_s):
+        yield shown, len(wanted) - done
+
+
+def _decord_reader(video: OpenVideo) -> Any:
+    """decord on the same file; None where it cannot open it, or would pick another stream or not mirror it."""
+    import decord  # optional and measured slower: nothing else loads it
+
+    decord.logging.set_level(decord.logging.QUIET)
+    mirrored = (video.flip_x == video.flip_y) == video.transpose
+    if mirrored or video.container.streams.best("video") != video.stream:
+        return None
+    try:
+        reader = decord.VideoReader(os.fspath(video.path), num_threads=1)
+        # it takes padding for a fourth channel where a padded line is that long, e.g. at 48 pixels
+        return reader if reader.next().shape[-1] == 3 else None
+    except (decord.DECORDError, RuntimeError, UnicodeEncodeError):
+        return None
+
+
+def _shown_by_decord(
+    reader: Any, video: OpenVideo, wanted: list[float], end_s: float
+) -> Iterator[tuple[av.VideoFrame, int]]:
+    """As `_shown`, decoded by decord, which turns pictures itself. One at a time: a batch of full frames is large."""
+    stamps = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
+    tick_s = float(video.stream.time_base)
+    if (np.diff(stamps) > 0).all():
+        times = ((stamps - stamps[0]) / tick_s).round() * tick_s  # decord gives float32
+    else:  # AVI: decord has no times for some frames
+        times = np.arange(len(reader)) / video.rate
+    last = int(np.searchsorted(times, end_s - video.slack_s)) - 1
+    indices = np.searchsorted(times, np.array(wanted) + video.slack_s, side="right") - 1
+    for index, group in itertools.groupby(int(min(index, last)) for index in indices if min(index, last) >= 0):
+        try:
+            rgb = reader[index].asnumpy()
+        except RuntimeError as error:  # DECORDError is one
+            raise Unreadable(f"{video.name}: decord stopped at frame {index}. Replace the file.") from error
+        yield av.VideoFrame.from_ndarray(rgb, "rgb24"), len(list(group))
+
+
+def _encode(path: str, images: Iterator[UInt8[np.ndarray, "h w 3"]], fps: float, codec: str, crf: int) -> None:
+    first = next(images, None)
+    if first is None:
+        raise CallError(f"{quoted_name(path)}: no frame to write. Pass at least one.")
+    height, width = first.shape[:2]
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with av.open("file:" + path, "w", options=options) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.flags |= Flags.bitexact
+        # x264's macroblock tree reads memory that varies: with it, 12 encodes of one input gave 8 different files.
+        stream.options = {"crf": str(crf), "preset": "veryfast", **({"x264-params": "mbtree=0"} if codec == "libx264" else {})}
+        for image in itertools.chain([first], images):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
+        container.mux(stream.encode())
