@@ -1,0 +1,109 @@
+"""The record of one shard, as it flows through the stages and gathers rows.
+
+A few kilobytes: rows and names of tensor files, never frames. The driver commits what has arrived.
+Exercised by `pytest tests/pipelines/test_stages.py`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.work import ShardWork, Todo
+from vapdata.clip import Caption, Clip
+from vapdata.errors import ClipError, Transient
+from vapdata.step import Cell, Product
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One shard on its way."""
+
+    work: ShardWork
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    """Gathered so far, by table."""
+    fresh: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `clips` that this run scanned, each with the `uri` of its video: still to be selected from."""
+    todo: list[Todo] = field(default_factory=list)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Stage -> when it began and ended on this shard, seconds since the epoch."""
+    peak_bytes: int = 0
+    stopped: str | None = None
+    """Why the shard could not go on; it is left for the next run."""
+    fatal: bool = False
+    """True when no other shard can do better (a full disk): the run stops."""
+
+    @property
+    def shard(self) -> str:
+        """The shard's name."""
+        return self.work.shard
+
+    def fail(self, step: str, error: BaseException, *, video_id: str | None, clip_id: str | None) -> None:
+        """Adds the row of `failures` for `error`."""
+        self.rows["failures"].append(
+            {
+                "shard": self.shard,
+                "video_id": video_id,
+                "clip_id": clip_id,
+                "step": step,
+                "error": type(error).__name__,
+                "message": " ".join(str(error).split()) or type(error).__name__,
+                "attempts": 1,
+                "permanent": is_permanent(error),
+            }
+        )
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether the same bytes can only fail again. Memory, connection and time-out trouble may pass."""
+    if isinstance(error, ClipError):
+        return error.permanent
+    return not isinstance(error, (MemoryError, ConnectionError, TimeoutError, Transient)) and "out of memory" not in str(error)
+
+
+def clip_row(clip: Clip, shard: str) -> dict[str, Any]:
+    """`clip` as a row of `clips`."""
+    names = ("clip_id", "video_id", "source", "split", "start_s", "end_s", "frames", "fps", "width", "height", "codec", "whole", "truncated")
+    return {"shard": shard, **{name: getattr(clip, name) for name in names}}
+
+
+def caption_row(clip_id: str, caption: Caption, shard: str) -> dict[str, Any]:
+    """`caption` as a row of `captions`."""
+    return {
+        "clip_id": clip_id,
+        "shard": shard,
+        "captioner": caption.captioner,
+        "role": caption.role,
+        "text": caption.text,
+        "text_sha256": caption.text_sha256,
+    }
+
+
+def tensor_row(cell: Cell, product: Product, *, untold: Caption, settings_sha256: str, shard: str, file: str, row_group: int) -> dict[str, Any]:
+    """`cell` as a row of its product's table. `untold` stands for the text of a clip without caption.
+
+    It has the captioner and role that the recipe prefers, so that a caption which arrives later supersedes the row.
+    """
+    row: dict[str, Any] = {
+        "clip_id": cell.clip_id,
+        "shard": shard,
+        "product": product.name,
+        "model_id": product.model_id,
+        "revision": product.revision,
+        "settings_sha256": settings_sha256,
+        "dtype": product.dtype,
+        "shape": list(cell.shape),
+        "file": file,
+        "row_group": row_group,
+        **cell.columns,
+    }
+    if product.reads_caption:
+        caption = cell.caption or untold
+        row |= {"captioner": caption.captioner, "role": caption.role, "text_sha256": caption.text_sha256}
+    return row
+
+
+def merge_rows(gathered: Mapping[str, list[dict[str, Any]]], into: dict[str, list[dict[str, Any]]]) -> None:
+    """Appends `gathered` to `into`, table by table."""
+    for table, rows in gathered.items():
+        into[table].extend(rows)
