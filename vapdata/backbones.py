@@ -4,139 +4,25 @@ Plain numbers, no torch: the command line and the planner read them. Encoders an
 repeating a stride or a scaling factor. Exercised by `pytest tests/vapdata/test_backbones.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import Literal
 
+from vapdata.backbone_facts import Backbone, ClipFacts, Condition, Objective, TextFacts, VaeFacts, VaePeak
 from vapdata.errors import CallError
+from vapdata.frame_law import COGVIDEOX_LAW, HUNYUAN_LAW, WAN_LAW, FrameLaw
 
-Objective = Literal["v_prediction", "flow"]
+__all__ = ["BACKBONES", "Backbone", "ClipFacts", "Condition", "FrameLaw", "Objective", "TextFacts", "VaeFacts", "backbone"]
 
+_COGVIDEOX_PEAK = VaePeak(channels=128, frames=9, copies=8)
+_WAN_PEAK = VaePeak(channels=96, frames=4, copies=12.5)
+_HUNYUAN_PEAK = VaePeak(channels=128, frames=17, copies=6.5, attended_frames=5)
 
-@dataclass(frozen=True, kw_only=True)
-class FrameLaw:
-    """Which numbers of pixel frames a video VAE takes, and how many latent frames come out.
+_WAN_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
+_WAN_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+"""`latents_mean` and `latents_std` of AutoencoderKLWan's released config."""
+_HUNYUAN_SCALING = 0.476986
 
-    Legal are 1, `period * k + 1` and, with `whole_periods`, `period * k`.
-    """
-
-    name: str
-    period: int
-    """Pixel frames that the VAE works on at once."""
-    stride: int
-    """Pixel frames per latent frame."""
-    whole_periods: bool
-    """Also takes `period * k` frames, where no frame stands alone: latent frame 0 covers `stride` pixel frames."""
-
-    def legal(self, pixel_frames: int) -> bool:
-        """Whether encode and decode of this many frames give this many frames back."""
-        if pixel_frames < 1:
-            return False
-        rest = pixel_frames % self.period
-        return rest == 1 or pixel_frames == 1 or (rest == 0 and self.whole_periods)
-
-    def neighbours(self, pixel_frames: int) -> tuple[int, ...]:
-        """The nearest legal count below and above (only above when there is none below)."""
-        below = next((count for count in range(pixel_frames - 1, 0, -1) if self.legal(count)), None)
-        above = next(count for count in range(max(pixel_frames, 0) + 1, pixel_frames + 2 * self.period + 2) if self.legal(count))
-        return (above,) if below is None else (below, above)
-
-    def check(self, pixel_frames: int) -> None:
-        """Raises CallError, naming the legal neighbours, unless the count is legal."""
-        if self.legal(pixel_frames):
-            return
-        counts = f"1, {self.period}k+1" + (f" or {self.period}k" if self.whole_periods else "")
-        near = " or ".join(str(count) for count in self.neighbours(pixel_frames))
-        raise CallError(
-            f"{pixel_frames} frames do not fit the {self.name} VAE: sampling.frames must be {counts}. Use {near} frames."
-        )
-
-    def latent_frames(self, pixel_frames: int) -> int:
-        """Latent frames of a legal count; raises CallError for another."""
-        self.check(pixel_frames)
-        if self.first_alone(pixel_frames):
-            return 1 + (pixel_frames - 1) // self.stride
-        return pixel_frames // self.stride
-
-    def first_alone(self, pixel_frames: int) -> bool:
-        """Whether latent frame 0 covers pixel frame 0 alone."""
-        return pixel_frames % self.period == 1 or pixel_frames == 1
-
-
-COGVIDEOX_LAW = FrameLaw(name="CogVideoX", period=8, stride=4, whole_periods=True)
-"""Measured with the real class: only 1, 8k and 8k+1 frames survive a round trip through AutoencoderKLCogVideoX."""
-WAN_LAW = FrameLaw(name="Wan", period=4, stride=4, whole_periods=False)
-"""AutoencoderKLWan and HunyuanVideo's VAE: strictly 4k+1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VaeFacts:
-    """A video VAE. Latents are stored raw; a trainer multiplies by `scaling_factor` as it loads them."""
-
-    subfolder: str
-    product: str
-    """First part of the names of its products."""
-    latent_channels: int
-    spatial_stride: int
-    scaling_factor: float
-    law: FrameLaw
-    bytes: int | None = None
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width must divide by this: the stride times the transformer's 2 x 2 patches."""
-        return 2 * self.spatial_stride
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextFacts:
-    """A text encoder. No attention mask reaches the backbone, so padding rows count and all `rows` are kept."""
-
-    subfolder: str
-    tokenizer_subfolder: str
-    product: str
-    rows: int
-    width: int
-    hub_files: tuple[str, ...]
-    bytes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipFacts:
-    """The CLIP model whose attention makes the masks: a repository in open_clip's folder format."""
-
-    repo: str
-    subfolder: str
-    product: str
-    quick_gelu: bool
-    """OpenAI's weights were trained with QuickGELU; a config that leaves it out would load without a word."""
-    bytes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """One video backbone and the models around it."""
-
-    name: str
-    family: Literal["cogvideox", "wan", "hunyuan"]
-    repo: str
-    """Hub repository in diffusers' folder format, or the name of a tiny model."""
-    aliases: tuple[str, ...] = ()
-    """Earlier names of the repository: a hub cache may hold it under one of them."""
-    vae: VaeFacts
-    text: TextFacts
-    clip: ClipFacts
-    objective: Objective
-    image_to_video: bool
-    frames: int
-    height: int
-    width: int
-    fps: float
-    """What the backbone was trained on: frames, pixels, frames per second."""
-    tiny: bool = False
-    """A few hundred thousand weights made on the spot; see vapdata/tiny.py."""
-
-
+_TINY_CLIP = ClipFacts(repo="tiny-cogvideox", subfolder="clip", product="tiny-clip", quick_gelu=True)
 _CLIP_L14_336 = ClipFacts(
     repo="timm/vit_large_patch14_clip_336.openai",
     subfolder="",
@@ -154,12 +40,14 @@ def _cogvideox(name: str, short: str, repo: str, scaling_factor: float, *, image
         repo=f"zai-org/{repo}",
         aliases=(f"THUDM/{repo}",),
         vae=VaeFacts(
+            model_class="AutoencoderKLCogVideoX",
             subfolder="vae",
             product=f"{short}-vae",
             latent_channels=16,
             spatial_stride=8,
             scaling_factor=scaling_factor,
             law=COGVIDEOX_LAW,
+            peak=_COGVIDEOX_PEAK,
             bytes=431_000_000,
         ),
         text=TextFacts(
@@ -174,6 +62,7 @@ def _cogvideox(name: str, short: str, repo: str, scaling_factor: float, *, image
         clip=_CLIP_L14_336,
         objective="v_prediction",
         image_to_video=image_to_video,
+        condition="zero_latents" if image_to_video else None,
         frames=49,
         height=480,
         width=720,
@@ -186,12 +75,14 @@ TINY_COGVIDEOX = Backbone(
     family="cogvideox",
     repo="tiny-cogvideox",
     vae=VaeFacts(
+        model_class="AutoencoderKLCogVideoX",
         subfolder="vae",
         product="tiny-cogvideox-vae",
         latent_channels=16,
         spatial_stride=8,
         scaling_factor=1.15258426,
         law=COGVIDEOX_LAW,
+        peak=replace(_COGVIDEOX_PEAK, channels=8),
     ),
     text=TextFacts(
         subfolder="text_encoder",
@@ -201,9 +92,10 @@ TINY_COGVIDEOX = Backbone(
         width=64,
         hub_files=("model.safetensors",),
     ),
-    clip=ClipFacts(repo="tiny-cogvideox", subfolder="clip", product="tiny-clip", quick_gelu=True),
+    clip=_TINY_CLIP,
     objective="v_prediction",
     image_to_video=True,
+    condition="zero_latents",
     frames=9,
     height=96,
     width=160,
@@ -211,12 +103,166 @@ TINY_COGVIDEOX = Backbone(
     tiny=True,
 )
 
+TINY_WAN = Backbone(
+    name="tiny-wan",
+    family="wan",
+    repo="tiny-wan",
+    vae=VaeFacts(
+        model_class="AutoencoderKLWan",
+        subfolder="vae",
+        product="tiny-wan-vae",
+        latent_channels=16,
+        spatial_stride=8,
+        mean=_WAN_MEAN,
+        std=_WAN_STD,
+        law=WAN_LAW,
+        peak=replace(_WAN_PEAK, channels=8),
+        precision="f32",
+    ),
+    text=TextFacts(
+        subfolder="text_encoder",
+        tokenizer_subfolder="tokenizer",
+        product="tiny-umt5-512",
+        rows=512,
+        width=64,
+        hub_files=("model.safetensors",),
+    ),
+    clip=_TINY_CLIP,
+    objective="flow",
+    image_to_video=True,
+    condition="zero_frames",
+    frames=9,
+    height=96,
+    width=160,
+    fps=16,
+    tiny=True,
+)
+
+TINY_HUNYUAN = Backbone(
+    name="tiny-hunyuan",
+    family="hunyuan",
+    repo="tiny-hunyuan",
+    vae=VaeFacts(
+        model_class="AutoencoderKLHunyuanVideo",
+        subfolder="vae",
+        product="tiny-hunyuan-vae",
+        latent_channels=16,
+        spatial_stride=8,
+        scaling_factor=_HUNYUAN_SCALING,
+        law=HUNYUAN_LAW,
+        peak=replace(_HUNYUAN_PEAK, channels=8),
+    ),
+    text=TextFacts(
+        subfolder="text_encoder",
+        tokenizer_subfolder="tokenizer",
+        product="tiny-llava-256",
+        rows=256,
+        width=64,
+        hub_files=("model.safetensors",),
+    ),
+    clip=_TINY_CLIP,
+    objective="flow",
+    image_to_video=True,
+    condition="token_replace",
+    frames=9,
+    height=96,
+    width=160,
+    fps=24,
+    tiny=True,
+)
+
+_WAN_REPOS = ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "Wan-AI/Wan2.1-T2V-14B-Diffusers", "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers")
+"""All of Wan2.1 shares one VAE and one UMT5: they are looked for in the smallest repository first, then in the others."""
+
+
+def _wan(name: str, repo: str, *, image_to_video: bool, height: int, width: int) -> Backbone:
+    return Backbone(
+        name=name,
+        family="wan",
+        repo=repo,
+        vae=VaeFacts(
+            model_class="AutoencoderKLWan",
+            repo=_WAN_REPOS[0],
+            aliases=_WAN_REPOS[1:],
+            subfolder="vae",
+            product="wan2.1-vae",
+            latent_channels=16,
+            spatial_stride=8,
+            mean=_WAN_MEAN,
+            std=_WAN_STD,
+            law=WAN_LAW,
+            peak=_WAN_PEAK,
+            precision="f32",
+            bytes=508_000_000,
+        ),
+        text=TextFacts(
+            repo=_WAN_REPOS[0],
+            aliases=_WAN_REPOS[1:],
+            subfolder="text_encoder",
+            tokenizer_subfolder="tokenizer",
+            product="wan2.1-umt5-512",
+            rows=512,
+            width=4096,
+            hub_files=("model.safetensors.index.json", *(f"model-{part:05d}-of-00005.safetensors" for part in range(1, 6))),
+            bytes=22_700_000_000,
+        ),
+        clip=_CLIP_L14_336,
+        objective="flow",
+        image_to_video=image_to_video,
+        condition="zero_frames" if image_to_video else None,
+        frames=81,
+        height=height,
+        width=width,
+        fps=16,
+    )
+
+
+HUNYUANVIDEO_I2V = Backbone(
+    name="hunyuanvideo-i2v",
+    family="hunyuan",
+    repo="hunyuanvideo-community/HunyuanVideo-I2V",
+    vae=VaeFacts(
+        model_class="AutoencoderKLHunyuanVideo",
+        subfolder="vae",
+        product="hunyuanvideo-vae",
+        latent_channels=16,
+        spatial_stride=8,
+        scaling_factor=_HUNYUAN_SCALING,
+        law=HUNYUAN_LAW,
+        peak=_HUNYUAN_PEAK,
+        bytes=986_000_000,
+    ),
+    text=TextFacts(
+        subfolder="text_encoder",
+        tokenizer_subfolder="tokenizer",
+        product="hunyuanvideo-llava-256",
+        rows=256,
+        width=4096,
+        hub_files=("model.safetensors.index.json", *(f"model-{part:05d}-of-00004.safetensors" for part in range(1, 5))),
+        bytes=16_700_000_000,
+    ),
+    clip=_CLIP_L14_336,
+    objective="flow",
+    image_to_video=True,
+    condition="token_replace",
+    frames=129,
+    height=720,
+    width=1280,
+    fps=24,
+)
+
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
         TINY_COGVIDEOX,
+        TINY_WAN,
+        TINY_HUNYUAN,
         _cogvideox("cogvideox-2b", "cogvideox-2b", "CogVideoX-2b", 1.15258426, image_to_video=False),
         _cogvideox("cogvideox-5b-i2v", "cogvideox-5b", "CogVideoX-5b-I2V", 0.7, image_to_video=True),
+        _wan("wan2.1-t2v-1.3b", _WAN_REPOS[0], image_to_video=False, height=480, width=832),
+        _wan("wan2.1-t2v-14b", _WAN_REPOS[1], image_to_video=False, height=720, width=1280),
+        _wan("wan2.1-i2v-14b-480p", _WAN_REPOS[2], image_to_video=True, height=480, width=832),
+        HUNYUANVIDEO_I2V,
     )
 }
 

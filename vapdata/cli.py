@@ -53,6 +53,7 @@ def commands() -> None:
 @click.option("--name", metavar="NAME", help="Name of this dataset in the catalog.  [default: the source's name]")
 @click.option("--where", metavar="SQL", help="Which clips are encoded: a predicate over clips_wide, in place of the recipe's.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos of the sorted list.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print shards, bytes and a time estimate from a small sample; write nothing to the catalog.")
 @_address
 @_set
 def build(
@@ -63,6 +64,7 @@ def build(
     name: str | None,
     where: str | None,
     limit: int | None,
+    only_plan: bool,
     address: str | None,
     settings: tuple[str, ...],
 ) -> None:
@@ -90,6 +92,11 @@ def build(
     source = plugin(**{"root": root, "dataset": name or source_name, **own})
     made = with_settings(made, [each for each in typed if each[0] != source_name])
     request = Request(source=source, catalog=catalog, recipe=made, where=where, limit=limit, address=address, command=_typed_command())
+    if only_plan:
+        from pipelines.estimate import estimate
+
+        _print_lines(estimate(request).lines())
+        return
     with progress() as show:
         summary = run(request, show=show)
     _print_lines(summary.lines())
@@ -182,11 +189,9 @@ def models(recipe: str | None, settings: tuple[str, ...]) -> int:
         made = named(name)
         made = with_settings(made, [parsing.typed(parsing.parse(text), made.steps()) for text in settings])
         needed = list(dict.fromkeys(weight for encoder in made.encoders for weight in encoder.weights()))
-        rows = [_weight_row(weight, weights.missing([weight]), weights.is_tiny(weight)) for weight in needed]
-        print_table(["model", "part", "size", "here", "how to get it"], rows, title=f"recipe {name}")
-        missing = weights.missing(needed)
-        _print_lines(f"not here: {each.weight.repo}: {each.file}" for each in missing)
-        lacking += len(missing)
+        rows = [row for weight in needed for row in _weight_rows(weight)]
+        print_table(["model", "file", "size", "here", "how to get it"], rows, title=f"recipe {name}")
+        lacking += len(weights.missing(needed))
     return 1 if recipe and lacking else 0
 
 
@@ -311,11 +316,24 @@ def _explainable() -> dict[str, dict[str, Callable[[], Iterable[str]]]]:
     }
 
 
-def _weight_row(weight: Any, missing: Sequence[Any], tiny: bool) -> list[str]:
-    size = "" if weight.bytes is None else f"{weight.bytes / 1e9:.1f} GB"
-    if tiny:
-        return [weight.repo, weight.subfolder, size, "yes", "made here on first use"]
-    return [weight.repo, weight.subfolder, size, "no" if missing else "yes", weight.how if missing else ""]
+def _weight_rows(weight: Any) -> list[list[str]]:
+    """A row for each file of a model; how to get it stands beside the first that is not here."""
+    from vapdata import weights
+
+    if weights.is_tiny(weight):
+        return [[weight.repo, f"{weight.subfolder}/" if weight.subfolder else "", "", "yes", "made here on first use"]]
+    files = weights.files(weight)
+    first_absent = next((file.name for file in files if not file.here), None)
+    return [
+        [weight.repo, file.name, _size(file), "yes" if file.here else "no", weight.how if file.name == first_absent else ""] for file in files
+    ]
+
+
+def _size(file: Any) -> str:
+    if file.bytes is None:
+        return "small"
+    value = f"{file.bytes / 1e9:.2f} GB" if file.bytes >= 1e7 else f"{file.bytes / 1e3:.1f} kB"
+    return value if file.here else f"about {value}"
 
 
 def _lies_within(path: str, folder: str) -> bool:

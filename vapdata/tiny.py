@@ -2,7 +2,8 @@
 
 `tiny-cogvideox` holds an open_clip CLIP, an AutoencoderKLCogVideoX, a T5EncoderModel and a tokenizer, in the hub's
 folder format, so that everything runs with no network and no GPU through the same loading path as real weights.
-The weights are random: shapes, dtypes and frame counts are right, but masks and latents mean nothing yet.
+The others are put together from tiny_vae.py and tiny_text.py. The weights are random: shapes, dtypes and frame counts are
+right, but masks and latents mean nothing.
 Exercised by `pytest tests/vapdata/test_tiny.py`.
 """
 
@@ -13,7 +14,7 @@ import os
 import shutil
 import string
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from vapdata.errors import RunError
 
-NAMES = ("tiny-cogvideox",)
+NAMES = ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan", "tiny-blip2")
 NOTE = "tiny models have random weights: shapes and speed are real, masks, latents and embeddings mean nothing"
 SEED = 20_240_901
 SCHEME = 1
@@ -72,7 +73,7 @@ WORDS = (
 
 def version(name: str) -> str:
     """What tells these weights from another version's: a hash of configuration, seed and scheme. Builds nothing."""
-    described = json.dumps([name, SEED, SCHEME, VAE, TEXT, CLIP, _vocabulary()], sort_keys=True)
+    described = json.dumps([name, SEED, SCHEME, *_settings(name)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
@@ -85,7 +86,7 @@ def folder(name: str) -> Path:
     made = cache / f"{name}-{version(name)}"
     if not made.is_dir():
         try:
-            _make(made)
+            _make(made, _makers(name))
         except OSError as error:
             raise RunError(
                 f"the tiny models cannot be written to {cache} ({error.strerror or error}). "
@@ -94,14 +95,31 @@ def folder(name: str) -> Path:
     return made
 
 
-def _make(made: Path) -> None:
+def _settings(name: str) -> list[Any]:
+    """What decides the bytes of a tiny model."""
+    if name == "tiny-cogvideox":
+        return [VAE, TEXT, CLIP, vocabulary()]
+    from vapdata import tiny_text, tiny_vae
+
+    return [tiny_vae.CONFIGS.get(name), *tiny_text.settings(name)]
+
+
+def _makers(name: str) -> dict[str, Callable[[Path], None]]:
+    """Subfolder of a tiny model -> what writes it."""
+    if name == "tiny-cogvideox":
+        return {"vae": _save_vae, "text_encoder": _save_text, "tokenizer": _save_tokenizer, "clip": _save_clip}
+    from vapdata import tiny_text, tiny_vae
+
+    return {**tiny_vae.makers(name), **tiny_text.makers(name)}
+
+
+def _make(made: Path, makers: dict[str, Callable[[Path], None]]) -> None:
     """Builds beside the final place and renames: another process sees all of it or nothing."""
     work = made.with_name(f".{made.name}.{uuid.uuid4().hex}")
     work.mkdir(parents=True)
     try:
-        _save_vae(work / "vae")
-        _save_text(work / "text_encoder", work / "tokenizer")
-        _save_clip(work / "clip")
+        for subfolder, maker in makers.items():
+            maker(work / subfolder)
         _rename(work, made)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -123,14 +141,18 @@ def _save_vae(path: Path) -> None:
     model.save_pretrained(path, safe_serialization=True)
 
 
-def _save_text(path: Path, tokenizer_path: Path) -> None:
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+def _save_tokenizer(path: Path) -> None:
+    from transformers import T5Tokenizer
+
+    T5Tokenizer(vocab=vocabulary(), extra_ids=0, model_max_length=226).save_pretrained(path)
+
+
+def _save_text(path: Path) -> None:
+    from transformers import T5Config, T5EncoderModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    tokenizer = T5Tokenizer(vocab=_vocabulary(), extra_ids=0, model_max_length=226)
-    tokenizer.save_pretrained(tokenizer_path)
-    model = T5EncoderModel(T5Config(vocab_size=len(_vocabulary()), **TEXT))
+    model = T5EncoderModel(T5Config(vocab_size=len(vocabulary()), **TEXT))
     fill(model, "text_encoder")
     model.save_pretrained(path, safe_serialization=True)
 
@@ -173,6 +195,8 @@ def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """Mean and standard deviation of one parameter."""
     if name.endswith("class_embedding"):
         return 0.0, 1.0
+    if name.endswith(".gamma"):  # the norms of Wan's VAE
+        return 1.0, 0.05
     if len(shape) == 1:
         return (1.0, 0.05) if name.endswith("weight") else (0.0, 0.05)
     if "embedding" in name or "shared" in name or "relative_attention_bias" in name:
@@ -182,7 +206,7 @@ def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     return 0.0, math.prod(shape[1:]) ** -0.5
 
 
-def _vocabulary() -> list[tuple[str, float]]:
+def vocabulary() -> list[tuple[str, float]]:
     """Unigram pieces with scores: single characters, pairs of letters, and words of captions.
 
     Each piece costs one, so that the fewest pieces win: about two letters a token, one token for a listed word.

@@ -53,7 +53,9 @@ class Weight:
             return f"put the files into {self.repo}, or name a folder that holds them"
         include = f' --include "{self.subfolder}/*"' if self.subfolder else ""
         revision = f" --revision {self.revision}" if self.revision else ""
-        return f"hf download {self.repo}{include}{revision}"
+        # A few small files out of a repository whose tensors nobody asked for.
+        files = "" if self.stem or self.subfolder else "".join(f" {names.split('|')[0]}" for names in self.files)
+        return f"hf download {self.repo}{files}{include}{revision}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,17 @@ class Missing:
 
     def __str__(self) -> str:
         return f"{self.weight.repo}: {self.file}. Get it: {self.weight.how}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """One file of a model."""
+
+    name: str
+    """Path inside the repository or folder."""
+    here: bool
+    bytes: int | None = None
+    """Its size when it is here; else its share of what there is to download, None for a small file."""
 
 
 def is_local(repo: str) -> bool:
@@ -106,6 +119,20 @@ def missing(weights: Iterable[Weight]) -> list[Missing]:
             file = f"{weight.subfolder}/{name}" if weight.subfolder else name
             found.setdefault((weight.repo, file), Missing(weight=weight, file=file))
     return list(found.values())
+
+
+def files(weight: Weight) -> list[WeightFile]:
+    """Every file of `weight` by name, here or not, the tensors last. Not for tiny models, which are made whole."""
+    folders = _candidates(weight)
+    folder = min(folders, key=lambda each: len(_absent(weight, each)), default=None)
+    tensors = _tensor_names(weight, folder)
+    configs = [_present(names.split("|"), folder) for names in weight.files]
+    index = f"{weight.stem}.safetensors.index.json"
+    if index not in tensors and len(tensors) > 1:
+        configs.append(index)
+    weighty = [name for name in tensors if not name.endswith(".json")]
+    share = None if weight.bytes is None else weight.bytes // max(len(weighty), 1)
+    return [_file(weight, name, folder, share if name in weighty else None) for name in (*configs, *tensors)]
 
 
 def require(weights: Iterable[Weight]) -> None:
@@ -204,6 +231,33 @@ def _absent_tensors(weight: Weight, folder: Path) -> list[str]:
     except (ValueError, KeyError, AttributeError):  # half-written: as good as absent
         return [index.name]
     return sorted(name for name in shards if not (folder / name).is_file())
+
+
+def _file(weight: Weight, name: str, folder: Path | None, share: int | None) -> WeightFile:
+    inside = f"{weight.subfolder}/{name}" if weight.subfolder else name
+    if folder is None or not (folder / name).is_file():
+        return WeightFile(name=inside, here=False, bytes=share)
+    return WeightFile(name=inside, here=True, bytes=(folder / name).stat().st_size)
+
+
+def _tensor_names(weight: Weight, folder: Path | None) -> list[str]:
+    """The tensor files, as they lie in `folder`, or else as the hub names them."""
+    if weight.stem is None:
+        return []
+    index = None if folder is None else folder / f"{weight.stem}.safetensors.index.json"
+    if index is not None and index.is_file():
+        try:
+            return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError):  # half-written: as good as absent
+            return list(weight.hub_files or (f"{weight.stem}.safetensors",))
+    if folder is not None and (folder / f"{weight.stem}.safetensors").is_file():
+        return [f"{weight.stem}.safetensors"]
+    return list(weight.hub_files or (f"{weight.stem}.safetensors",))
+
+
+def _present(names: Sequence[str], folder: Path | None) -> str:
+    """Of names that do as well, the one that is there, else the first."""
+    return next((name for name in names if folder is not None and (folder / name).is_file()), names[0])
 
 
 def _any(folder: Path, names: Sequence[str]) -> bool:

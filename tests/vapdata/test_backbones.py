@@ -1,51 +1,14 @@
-"""Frame laws against the table measured with the real VAE class, and the facts that names rely on."""
+"""The facts that names and sizes rely on, against the defaults of diffusers' classes."""
 
+import inspect
 import subprocess
 import sys
 
+import diffusers
 import pytest
 
-from vapdata.backbones import BACKBONES, COGVIDEOX_LAW, WAN_LAW, backbone
+from vapdata.backbones import BACKBONES, Backbone, backbone
 from vapdata.errors import CallError
-
-
-@pytest.mark.parametrize(("pixels", "latents"), [(1, 1), (8, 2), (9, 3), (16, 4), (17, 5), (24, 6), (25, 7), (48, 12), (49, 13), (81, 21)])
-def test_cogvideox_takes_1_and_8k_and_8k_plus_1(pixels: int, latents: int) -> None:
-    assert COGVIDEOX_LAW.latent_frames(pixels) == latents
-
-
-@pytest.mark.parametrize("pixels", [-1, 0, 2, 3, 4, 5, 7, 12, 13, 20, 50])
-def test_cogvideox_refuses_counts_that_do_not_come_back(pixels: int) -> None:
-    assert not COGVIDEOX_LAW.legal(pixels)
-    with pytest.raises(CallError, match="do not fit the CogVideoX VAE"):
-        COGVIDEOX_LAW.latent_frames(pixels)
-
-
-def test_the_refusal_names_both_legal_neighbours() -> None:
-    with pytest.raises(CallError, match=r"1, 8k\+1 or 8k\. Use 9 or 16 frames"):
-        COGVIDEOX_LAW.check(12)
-    assert COGVIDEOX_LAW.neighbours(0) == (1,)
-    assert COGVIDEOX_LAW.neighbours(2) == (1, 8)
-
-
-@pytest.mark.parametrize("pixels", range(1, 60))
-def test_neighbours_are_legal_and_enclose_the_count(pixels: int) -> None:
-    for law in (COGVIDEOX_LAW, WAN_LAW):
-        near = law.neighbours(pixels)
-        assert all(law.legal(count) for count in near)
-        assert near[-1] > pixels
-        assert len(near) == 1 or near[0] < pixels
-
-
-def test_wan_takes_4k_plus_1_alone() -> None:
-    assert [count for count in range(1, 18) if WAN_LAW.legal(count)] == [1, 5, 9, 13, 17]
-    assert WAN_LAW.latent_frames(81) == 21
-
-
-def test_the_first_frame_stands_alone_only_in_8k_plus_1() -> None:
-    assert COGVIDEOX_LAW.first_alone(49)
-    assert COGVIDEOX_LAW.first_alone(1)
-    assert not COGVIDEOX_LAW.first_alone(16)
 
 
 def test_scaling_factors_are_those_of_the_released_configs() -> None:
@@ -60,10 +23,31 @@ def test_every_backbone_is_native_at_a_legal_size() -> None:
         assert facts.width % facts.vae.size_multiple == 0
 
 
-def test_no_two_backbones_share_the_name_of_a_product_of_their_own() -> None:
+def test_backbones_share_the_name_of_a_product_only_with_its_weights() -> None:
     for kind in ("vae", "text"):
-        names = [getattr(facts, kind).product for facts in BACKBONES.values()]
-        assert len(set(names)) == len(names)
+        parts = [(getattr(facts, kind), getattr(facts, kind).repo or facts.repo) for facts in BACKBONES.values()]
+        assert len({(part.product, repo) for part, repo in parts}) == len({part.product for part, _ in parts})
+    assert BACKBONES["wan2.1-t2v-14b"].vae == BACKBONES["wan2.1-i2v-14b-480p"].vae
+
+
+@pytest.mark.parametrize("facts", BACKBONES.values(), ids=BACKBONES)
+def test_a_vaes_numbers_are_those_its_class_starts_with(facts: Backbone) -> None:
+    defaults = inspect.signature(getattr(diffusers, facts.vae.model_class)).parameters
+    channels = "z_dim" if facts.family == "wan" else "latent_channels"
+    assert facts.vae.latent_channels == defaults[channels].default
+    if facts.family == "wan":
+        assert facts.vae.mean == tuple(defaults["latents_mean"].default)
+        assert facts.vae.std == tuple(defaults["latents_std"].default)
+    elif facts.name != "cogvideox-5b-i2v":  # the class starts with the 2B model's factor
+        assert facts.vae.scaling_factor == defaults["scaling_factor"].default
+
+
+def test_scaling_is_a_factor_or_a_mean_and_a_deviation_per_channel() -> None:
+    for facts in BACKBONES.values():
+        assert len(facts.vae.mean) == len(facts.vae.std) in (0, facts.vae.latent_channels)
+        assert (facts.vae.scaling_factor == 1.0) == bool(facts.vae.mean)
+        assert facts.objective == ("v_prediction" if facts.family == "cogvideox" else "flow")
+        assert (facts.condition is not None) == facts.image_to_video
 
 
 def test_tiny_is_short_for_tiny_cogvideox() -> None:

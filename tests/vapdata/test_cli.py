@@ -189,13 +189,25 @@ def test_models_says_that_the_tiny_recipe_needs_nothing(capsys: pytest.CaptureFi
     assert "made here on first use" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_plan_says_what_a_build_would_do_and_writes_no_catalog(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["build", "--source", "synthetic", "--root", str(tmp_path / "videos"), "--catalog", str(tmp_path / "catalog"), "--recipe", "tiny"]
+    assert cli.run([*arguments, "--set", "synthetic.count=3", "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "videos   3 listed, 0 without file, 0 malformed rows; 3 to scan" in shown
+    assert "tiny-cogvideox-vae-9x96x160-16fps" in shown
+    assert not (tmp_path / "catalog").exists()
+
+
 def test_models_names_each_missing_file_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert cli.run(["models", "--recipe", "cogvideox-2b"]) == 1
     shown = capsys.readouterr().out
     assert "hf download" in shown
-    assert "not here: zai-org/CogVideoX-2b: vae/" in shown
+    assert "vae/diffusion_pytorch_model.safetensors" in shown
+    assert "text_encoder/model-00002-of-00002.safetensors" in shown
+    assert "about 4.76 GB" in shown
 
 
 @pytest.mark.parametrize(("name", "words"), [("motion", "Writes:"), ("openvid", "Reads:"), ("tiny", "Products:"), ("clips", "clip_id")])

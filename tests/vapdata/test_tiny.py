@@ -70,6 +70,6 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
 
 
 def test_the_vocabulary_has_no_doubles_and_starts_as_t5_does() -> None:
-    pieces = [piece for piece, _ in tiny._vocabulary()]
+    pieces = [piece for piece, _ in tiny.vocabulary()]
     assert pieces[:3] == ["<pad>", "</s>", "<unk>"]
     assert len(set(pieces)) == len(pieces)

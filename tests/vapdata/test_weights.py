@@ -121,3 +121,26 @@ def test_tiny_models_are_never_missing(hub: Path) -> None:
     weight = Weight(repo="tiny-cogvideox", subfolder="vae", stem="diffusion_pytorch_model")
     assert weights.missing([weight]) == []
     assert weights.revision(weight) == tiny.version("tiny-cogvideox")
+
+
+def test_every_file_is_listed_with_its_size_or_its_share_of_the_download(hub: Path) -> None:
+    shards = tuple(f"model-{part:05d}-of-00002.safetensors" for part in (1, 2))
+    index = "model.safetensors.index.json"
+    weight = Weight(repo="org/model", subfolder="text", files=("config.json", "spiece.model|tokenizer.json"), stem="model", hub_files=(index, *shards), bytes=100)
+    said = [(file.name, file.here, file.bytes) for file in weights.files(weight)]
+    names = ["config.json", "spiece.model", index, *shards]
+    assert said == [(f"text/{name}", False, 50 if name in shards else None) for name in names]
+    snapshot = put(hub, "org/model", ["text/config.json", "text/tokenizer.json", f"text/{shards[0]}"])
+    (snapshot / "text" / index).write_text(json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
+    now = {file.name: (file.here, file.bytes) for file in weights.files(weight)}
+    assert now[f"text/{shards[0]}"] == (True, len(f"text/{shards[0]}"))
+    assert now[f"text/{shards[1]}"] == (False, 50)
+    assert now["text/tokenizer.json"][0]
+    assert now[f"text/{index}"][0]
+    assert [missing.file for missing in weights.missing([weight])] == [f"text/{shards[1]}"]
+
+
+def test_small_files_are_asked_for_by_name_and_not_with_a_whole_repository() -> None:
+    weight = Weight(repo="org/model", files=("config.json", "tokenizer.json|spiece.model"))
+    assert weight.how == "hf download org/model config.json tokenizer.json"
+    assert Weight(repo="org/model", stem="model").how == "hf download org/model"

@@ -1,4 +1,6 @@
-"""Video latents: the raw posterior of the backbone's VAE. `vae_first.py` makes those of the first frames alone.
+"""Video latents: the raw posterior of the backbone's VAE.
+
+`vae_first.py` makes those of the first frames alone, `vae_condition.py` what an image-to-video backbone is given of them.
 
 Exercised by `pytest tests/vapdata/encoders/test_vae.py`.
 """
@@ -11,19 +13,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vapdata import weights as stores
-from vapdata.backbones import Backbone, backbone
+from vapdata.backbones import Backbone, VaeFacts, backbone
 from vapdata.clip import Sample, Sampling
 from vapdata.encoders import device as devices
 from vapdata.errors import CallError
 from vapdata.step import Cell, Product
 from vapdata.weights import Weight
-
-CHANNELS = 128
-"""Width of AutoencoderKLCogVideoX's first block, where the activations are largest."""
-LIVE = 8
-"""Copies of that activation alive at the peak: 7.95 measured with the real class, 9 frames, 96 x 160, float32."""
-WORKED_ON = 9
-"""Frames that the class encodes at once: 8, and the one that stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +34,8 @@ class VaeSettings:
     model: str | None = None
     """Another hub id or a local folder instead of the backbone's own."""
     tile_above_gb: float = 24.0
-    """Encode in overlapping tiles when a clip is estimated to need more memory than this (480 x 720 needs 6.4, 720 x 1280
-    17, 1080 x 1920 38). Tiles blend, so bytes change: decided by the sizes, never by the machine."""
+    """Encode in overlapping tiles when a clip is estimated to need more memory than this (CogVideoX: 480 x 720 needs 6.4,
+    720 x 1280 17, 1080 x 1920 38). Tiles blend, so bytes change: decided by the sizes, never by the machine."""
 
     def __post_init__(self) -> None:
         facts = backbone(self.backbone)
@@ -61,7 +56,7 @@ class VaeSettings:
     @property
     def tiled(self) -> bool:
         """Whether this pixel grid is encoded in tiles: a function of the settings, not of the machine."""
-        return estimated_gb(self.sampling.height, self.sampling.width) > self.tile_above_gb
+        return estimated_gb(self.facts.vae, self.sampling.height, self.sampling.width) > self.tile_above_gb
 
     def products(self) -> tuple[Product, ...]:
         """What it writes; each kind of latent names its own."""
@@ -72,11 +67,11 @@ class VaeSettings:
         facts = self.facts
         return (
             Weight(
-                repo=self.model or facts.repo,
+                repo=self.model or facts.vae.repo or facts.repo,
                 subfolder=facts.vae.subfolder,
                 stem="diffusion_pytorch_model",
                 bytes=facts.vae.bytes,
-                aliases=() if self.model else facts.aliases,
+                aliases=() if self.model else facts.vae.aliases or facts.aliases,
             ),
         )
 
@@ -103,14 +98,17 @@ class VaeSettings:
 class Vae(VaeSettings):
     """The latent of a sampled clip.
 
-    What: AutoencoderKLCogVideoX's posterior mean, not scaled and not sampled (log-variance behind it by `logvar`).
+    What: the posterior mean of the backbone's VAE, not scaled and not sampled (log-variance behind it by `logvar`).
     Reads: frames.
-    Writes: product `<vae>-<frames>x<H>x<W>-<fps>fps` in `latents`: bf16 (16, F, H/8, W/8), channels first; F = 2k for 8k
-        frames, 2k+1 for 8k+1. Columns say pixels, rate, latent frames and whether the first stands alone.
-    Default: bf16 on a GPU, float32 on a CPU, one clip at a time; tiles above `tile_above_gb`.
-    Cost: tiny 0.3 s a clip on one CPU core; CogVideoX at 480 x 720 an estimated 6.4 GB of GPU memory. 2.25 MB a clip on disk.
+    Writes: product `<vae>-<frames>x<H>x<W>-<fps>fps` in `latents`: bf16 (16, F, H/8, W/8), channels first. CogVideoX: F = 2k
+        for 8k frames, 2k+1 for 8k+1; Wan and HunyuanVideo: F = k+1 for 4k+1. Columns say pixels, rate, latent frames and
+        whether the first stands alone.
+    Default: bf16 on a GPU (Wan float32, as diffusers loads it), float32 on a CPU, one clip at a time; tiles above
+        `tile_above_gb`. HunyuanVideo's class encodes more than 16 frames in blended pieces of its own accord.
+    Cost: tiny 0.3 to 0.5 s a clip on one CPU core; CogVideoX at 480 x 720 an estimated 6.4 GB of GPU memory. 2.25 MB a clip
+        of 49 x 480 x 720 on disk, 4.19 MB of 81 x 480 x 832.
     Fails when: the number of frames breaks the frame law (CallError at once), or a value is not finite.
-    Source: diffusers AutoencoderKLCogVideoX.encode; CogVideoX (Yang et al. 2024, section 2.1).
+    Source: diffusers AutoencoderKLCogVideoX, AutoencoderKLWan and AutoencoderKLHunyuanVideo, `encode`.
     """
 
     name: ClassVar[str] = "vae"
@@ -132,24 +130,30 @@ class Vae(VaeSettings):
         return OpenVae(self, kind="video", pixel_frames=self.sampling.frames, device=device)
 
 
-def estimated_gb(height: int, width: int) -> float:
-    """Estimated peak memory (GB) of encoding one clip of this size untiled in bf16, whatever its length; float32 takes twice that.
+def estimated_gb(vae: VaeFacts, height: int, width: int) -> float:
+    """Estimated peak memory (GB) of encoding one clip of this size untiled on a GPU, whatever its length.
 
-    The class works on 9 frames at a time, so length does not matter: 9 x H x W x 128 channels x 2 bytes x 8 live copies.
+    The classes work on a few frames at a time, so length does not matter: frames x H x W x channels x copies alive, or
+    for HunyuanVideo the mask over its tokens (bool, float32 and the computing type), where that is more.
     """
-    return WORKED_ON * height * width * CHANNELS * 2 * LIVE / 1e9
+    peak, size = vae.peak, 4 if vae.precision == "f32" else 2
+    activations = peak.frames * height * width * peak.channels * peak.copies * size
+    tokens = peak.attended_frames * (height // vae.spatial_stride) * (width // vae.spatial_stride)
+    return max(activations, tokens**2 * (5 + size)) / 1e9
 
 
 class OpenVae:
     """A VAE at work."""
 
-    def __init__(self, spec: VaeSettings, *, kind: Literal["video", "first"], pixel_frames: int, device: str | None) -> None:
-        from diffusers import AutoencoderKLCogVideoX
+    def __init__(self, spec: VaeSettings, *, kind: Literal["video", "first", "condition"], pixel_frames: int, device: str | None) -> None:
+        import diffusers
+        import torch
 
+        vae = spec.facts.vae
         self._device = devices.pick(device)
-        self._dtype = devices.precision(self._device)
+        self._dtype = torch.float32 if vae.precision == "f32" else devices.precision(self._device)
         folder = stores.find(spec.weights()[0])
-        model = AutoencoderKLCogVideoX.from_pretrained(
+        model = getattr(diffusers, vae.model_class).from_pretrained(
             folder, torch_dtype=self._dtype, use_safetensors=True, local_files_only=True
         )
         self._model = model.to(self._device).eval().requires_grad_(False)
@@ -158,6 +162,8 @@ class OpenVae:
         self._spec = spec
         self._kind = kind
         self._pixel_frames = pixel_frames
+        self._taken = pixel_frames
+        """Sampled frames that go in; the rest of `pixel_frames`, if any, are made up."""
         self._product = spec.products()[0].name
 
     def encode(self, samples: Sequence[Sample]) -> list[list[Cell]]:
@@ -172,17 +178,23 @@ class OpenVae:
         """Mean of the latent distribution, log-variance behind it along the channels with `logvar`. Unscaled."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
-        pixels = pixels.permute(3, 0, 1, 2)[None].to(self._dtype) / 127.5 - 1.0
+        pixels = self._pixels(frames)
         with torch.inference_mode(), devices.out_of_memory(self._spec.name, f"Type: --set {self._spec.name}.tile_above_gb=4"):
             latent = self._model.encode(pixels).latent_dist
             parts = [latent.mean, latent.logvar] if self._spec.logvar else [latent.mean]
             return torch.cat(parts, dim=1)[0].float().cpu().numpy()
 
+    def _pixels(self, frames: np.ndarray) -> Any:
+        """What the model is given: a torch tensor (1, 3, t, H, W) of -1 to 1."""
+        import torch
+
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
+        return pixels.permute(3, 0, 1, 2)[None].to(self._dtype) / 127.5 - 1.0
+
     def _cell(self, sample: Sample) -> Cell:
         sampling = self._spec.sampling
-        frames = sample.frames[: self._pixel_frames] if sample.frames is not None else None
-        wanted = (self._pixel_frames, sampling.height, sampling.width, 3)
+        frames = sample.frames[: self._taken] if sample.frames is not None else None
+        wanted = (self._taken, sampling.height, sampling.width, 3)
         data = self.posterior(devices.grid(frames, sample.clip_id, wanted))
         devices.finite(data, self._product, sample.clip_id)
         return Cell(

@@ -17,8 +17,8 @@ class VaeFirst(VaeSettings):
 
     What: the first `first` sampled frames encoded as a tiny clip of their own; always one latent frame.
     Reads: first (frames when `first` is 2).
-    Writes: product `<vae>-first<n>-<H>x<W>` in `latents`: bf16 (16, 1, H/8, W/8), kind `first`.
-    Default: first=1. Two frames take the VAE's averaging path: one latent that blends both.
+    Writes: product `<vae>-first1-<H>x<W>` or `<vae>-first2-<H>x<W>-<fps>fps` in `latents`: bf16 (16, 1, H/8, W/8), kind `first`.
+    Default: first=1. Two frames (CogVideoX alone) take the VAE's averaging path: one latent that blends both.
     Cost: about a ninth of a 9-frame clip; 0.17 MB at 480 x 720.
     Fails when: a value is not finite.
     Source: FCA section 3 (1 initial frame for Bridge and Epic, 2 for Something-Something); CogVideoX-5B-I2V.
@@ -32,6 +32,10 @@ class VaeFirst(VaeSettings):
         super().__post_init__()
         if not 1 <= self.first <= min(2, self.sampling.frames):
             raise CallError(f"vae_first.first = {self.first}: wanted 1, or 2 when two frames are sampled. Use 1.")
+        if self.first == 2 and not self.facts.vae.law.whole_periods:
+            raise CallError(
+                f"vae_first.first = 2: {self.backbone}'s VAE makes latent frame 0 of one frame and would leave the second out. Use 1."
+            )
 
     @property
     def reads(self) -> frozenset[str]:
@@ -43,7 +47,10 @@ class VaeFirst(VaeSettings):
         name = f"{self.facts.vae.product}-first{self.first}-{self.sampling.height}x{self.sampling.width}"
         settings: dict[str, Any] = {"kind": "first", "pixel_frames": self.first}
         if self.first > 1:
+            name += f"-{self.sampling.fps:g}fps"
             settings |= {"fps": self.sampling.fps, "short": self.sampling.short}
+        if self.first > 1 and self.sampling.short == "slow":  # a short clip's second frame lies at duration / frames
+            settings["of_frames"] = self.sampling.frames
         return (self.product(name, settings),)
 
     def open(self, device: str | None = None) -> "OpenVae":

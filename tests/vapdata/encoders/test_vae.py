@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
+from vapdata.backbones import backbone
 from vapdata.clip import Sample, Sampling
 from vapdata.encoders.vae import OpenVae, Vae, estimated_gb
 from vapdata.errors import CallError, ClipError
@@ -138,7 +139,8 @@ def test_the_papers_sizes_are_encoded_whole_and_full_hd_in_tiles() -> None:
     big = Sampling(frames=49, height=1088, width=1920, fps=8)
     assert Vae(backbone="cogvideox-2b", sampling=big).tiled
     assert not Vae(backbone="cogvideox-2b", sampling=dataclasses.replace(big, height=480, width=720)).tiled
-    assert estimated_gb(480, 720) == pytest.approx(6.4, abs=0.1)
+    for name, size, wanted in (("cogvideox-2b", (480, 720), 6.4), ("wan2.1-t2v-1.3b", (480, 832), 7.7), ("hunyuanvideo-i2v", (544, 960), 14.8)):
+        assert estimated_gb(backbone(name).vae, *size) == pytest.approx(wanted, abs=0.1)
 
 
 def test_names_of_tiny_and_real_do_not_collide(tiny_models: Path, sampling: Sampling) -> None:

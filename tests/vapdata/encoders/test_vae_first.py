@@ -1,5 +1,6 @@
 """VaeFirst: one latent frame from the first frame, or from the first two."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from diffusers import AutoencoderKLCogVideoX
 from vapdata.clip import Sample, Sampling
 from vapdata.encoders.vae_first import VaeFirst
 from vapdata.errors import CallError
+from vapdata.step import Product
 
 
 @pytest.mark.parametrize(("first", "stride", "alone"), [(1, 4, True), (2, 2, False)])
@@ -24,7 +26,7 @@ def test_the_latent_is_the_librarys_for_those_frames_alone(
     with torch.no_grad():
         expected = model.encode(pixels).latent_dist.mean[0].numpy()
     np.testing.assert_allclose(cell.data, expected, atol=1e-5)
-    assert cell.product == spec.products()[0].name == f"tiny-cogvideox-vae-first{first}-96x160"
+    assert cell.product == spec.products()[0].name == f"tiny-cogvideox-vae-first{first}-96x160" + ("-8fps" if first == 2 else "")
     assert cell.shape == (16, 1, 12, 20)
     columns = cell.columns
     assert (columns["kind"], columns["pixel_frames"], columns["latent_frames"]) == ("first", first, 1)
@@ -53,3 +55,12 @@ def test_the_first_frames_latent_does_not_depend_on_how_many_are_sampled(tiny_mo
 def test_two_frames_need_two_frames() -> None:
     with pytest.raises(CallError, match="Use 1"):
         VaeFirst(backbone="tiny", sampling=Sampling(frames=1, height=96, width=160, fps=8), first=2)
+
+
+def test_what_decides_a_second_frame_is_in_the_name_or_the_settings(sampling: Sampling) -> None:
+    def product(**changes: object) -> Product:
+        return VaeFirst(backbone="tiny-cogvideox", sampling=dataclasses.replace(sampling, **changes), first=2).products()[0]
+
+    assert product(fps=2).name != product().name
+    assert product(short="slow").settings != product(short="slow", frames=17).settings
+    assert product(frames=17).settings == product().settings
