@@ -79,7 +79,7 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
     began = time.time()
     recipe, where = request.recipe, request.where or request.recipe.where
     weights.require([weight for encoder in recipe.encoders for weight in encoder.weights()])
-    kinds = {**_kinds_in(request.catalog), **recipe.score_kinds(), **request.source.scores()}
+    kinds = kinds_of(request)
     predicate = check_predicate(where, wide_columns(*by_kind(kinds)))
     listing = listing_of(request.source)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(began))}-{uuid.uuid4().hex[:8]}"
@@ -89,7 +89,7 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
         made = [(encoder.name, product) for encoder in recipe.encoders for product in encoder.products()]
         for step, product in (("scan", THUMB), *made):
             catalog.claim(product.name, product.settings, step=step)
-        planned = plan(catalog, request.source, listing, run_id=run_id, limit=request.limit, tensor_bytes=_tensor_bytes(recipe))
+        planned = plan(catalog, request.source, listing, run_id=run_id, limit=request.limit, tensor_bytes=tensor_bytes(recipe))
         del listing
         run = _Run(request, catalog, run_id, predicate, kinds, planned, show, runner or _ray)
         run.phases()
@@ -109,6 +109,17 @@ def in_process(works: Sequence[ShardWork], stages: Sequence[Stage], *, address: 
             for stage in opened:
                 record = stage(record, lambda name, done, failed: None)
             yield record
+
+
+def kinds_of(request: Request) -> dict[str, str]:
+    """Every score that a predicate of this request may name, `value` or `label`: the catalog's, the recipe's, the source's."""
+    return {**_kinds_in(request.catalog), **request.recipe.score_kinds(), **request.source.scores()}
+
+
+def tensor_bytes(recipe: Recipe) -> int:
+    """About what one clip writes: video latent, first frame and text dominate."""
+    pixels = recipe.sampling.height * recipe.sampling.width
+    return pixels * 3 + pixels // 64 * 16 * 2 * (recipe.sampling.frames // 4 + 3) + 226 * 4096 * 2
 
 
 class _Run:
@@ -234,9 +245,3 @@ def _kinds_in(uri: str) -> dict[str, str]:
     except CallError:  # no catalog there: `Catalog.open(create=True)` will say if none can be
         return {}
     return {**dict.fromkeys(values, "value"), **dict.fromkeys(labels, "label")}
-
-
-def _tensor_bytes(recipe: Recipe) -> int:
-    """About what one clip writes: video latent, first frame and text dominate."""
-    pixels = recipe.sampling.height * recipe.sampling.width
-    return pixels * 3 + pixels // 64 * 16 * 2 * (recipe.sampling.frames // 4 + 3) + 226 * 4096 * 2
