@@ -92,6 +92,7 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
     weights.require([weight for encoder in recipe.encoders for weight in encoder.weights()])
     kinds = {**_kinds_in(request.catalog), **recipe.score_kinds(), **request.source.scores()}
     predicate = check_predicate(where, wide_columns(*by_kind(kinds)))
+    kinds = {name: kind for name, kind in kinds.items() if predicate.columns & {name, f"{name}_score"}}  # a join less for each other one
     listing = listing_of(request.source)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(began))}-{uuid.uuid4().hex[:8]}"
     catalog = Catalog.open(request.catalog, create=True)
@@ -156,7 +157,7 @@ class _Run:
 
     def _phase(self, stages: list[Stage], *, encode: bool) -> None:
         con = connect(self.catalog)
-        works = shards_with_work(con, self.request.source, self.request.recipe, self.where if encode else "false", self.kinds, only=self.planned.first)
+        works = shards_with_work(con, self.request.source.dataset, self.request.recipe, self.where if encode else "false", self.kinds, only=self.planned.first)
         con.close()
         if not encode:
             works = [work for work in works if work.videos]
