@@ -117,12 +117,12 @@ def _rows(start: int, end: int) -> dict[str, pa.Table]:
     names = [f"million/video_{number:07d}.mp4" for number in range(start, end)]
     key = {"clip_id": pa.array(names), "shard": pa.array([f"million-{number // 64:06d}" for number in range(start, end)])}
     texts = [_caption(number) for number in range(start, end)]
-    told = {"captioner": _all("source", count), "role": _all("source", count), "text_sha256": pa.array([hashlib.sha256(text.encode()).hexdigest() for text in texts])}
-    numbers = {"start_s": 0.0, "end_s": 5.0, "frames": 120, "fps": 24.0, "width": 1280, "height": 720, "whole": True, "truncated": False, "codec": "h264", "source": "million", "split": "train"}
+    hashes = pa.array([hashlib.sha256(text.encode()).hexdigest() for text in texts])
+    told = {"captioner": _all("source", count), "role": _all("source", count), "text_sha256": hashes}
     tables = {
-        "clips": pa.table({**key, "video_id": key["clip_id"], **{name: _all(value, count) for name, value in numbers.items()}}),
+        "clips": pa.table({**key, "video_id": key["clip_id"], **{name: _all(value, count) for name, value in _CLIP.items()}}),
         "captions": pa.table({**key, **told, "text": pa.array(texts)}),
-        "scores": pa.concat_tables(pa.table({**key, "filter": _all(name, count), "value": _all(4.0, count), "by": _all(name, count)}) for name in recipe("tiny").score_kinds()),
+        "scores": pa.concat_tables(_score(key, name, count) for name in recipe("tiny").score_kinds()),
     }
     for product in recipe("tiny").products():
         made = {
@@ -141,7 +141,15 @@ def _rows(start: int, end: int) -> dict[str, pa.Table]:
     return tables
 
 
+_CLIP = {
+    **{"start_s": 0.0, "end_s": 5.0, "frames": 120, "fps": 24.0, "width": 1280, "height": 720},
+    **{"whole": True, "truncated": False, "codec": "h264", "source": "million", "split": "train"},
+}
 _LATENT = {"kind": "video", "pixel_frames": 9, "latent_frames": 3, "temporal_stride": 4, "first_alone": True, "has_logvar": False}
+
+
+def _score(key: dict[str, pa.Array], name: str, count: int) -> pa.Table:
+    return pa.table({**key, "filter": _all(name, count), "value": _all(4.0, count), "by": _all(name, count)})
 
 
 def _constant(role: str) -> dict[str, object]:

@@ -28,8 +28,8 @@ import ray  # noqa: E402
 import ray.cloudpickle as cloudpickle  # noqa: E402
 from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
 
-from pipelines.record import Record  # noqa: E402
 from pipelines.recipes import own_modules  # noqa: E402
+from pipelines.record import Record  # noqa: E402
 from pipelines.stages import Stage  # noqa: E402
 from pipelines.work import ShardWork  # noqa: E402
 from vapdata.errors import RunError  # noqa: E402
