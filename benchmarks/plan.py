@@ -142,8 +142,8 @@ def _rows(start: int, end: int) -> dict[str, pa.Table]:
 
 
 _CLIP = {
-    **{"start_s": 0.0, "end_s": 5.0, "frames": 120, "fps": 24.0, "width": 1280, "height": 720},
-    **{"whole": True, "truncated": False, "codec": "h264", "source": "million", "split": "train"},
+    "start_s": 0.0, "end_s": 5.0, "frames": 120, "fps": 24.0, "width": 1280, "height": 720,
+    "whole": True, "truncated": False, "codec": "h264", "source": "million", "split": "train",
 }
 _LATENT = {"kind": "video", "pixel_frames": 9, "latent_frames": 3, "temporal_stride": 4, "first_alone": True, "has_logvar": False}
 

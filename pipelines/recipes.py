@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vapdata.captioners.source import SourceCaption
 from vapdata.clip import Sampling
+from vapdata.captioners.source import SourceCaption
 from vapdata.encoders.clip_mask import ClipMask
 from vapdata.encoders.first_frame import FirstFrame
 from vapdata.encoders.t5 import T5
