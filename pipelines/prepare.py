@@ -182,7 +182,7 @@ class _Run:
         try:
             for record in records:
                 if record.fatal:
-                    raise RunError(f"shard {record.shard} could not be written: {record.stopped}. What was committed is kept; make room, then run the same command again")
+                    raise RunError(f"shard {record.shard} could not be written. {record.stopped}")
                 if record.stopped:
                     log.warning("shard %s is left for the next run: %s", record.shard, record.stopped)
                 merge_rows(record.rows, gathered.rows)

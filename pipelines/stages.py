@@ -154,7 +154,8 @@ class _Worker:
             except Exception as error:  # an unexpected exception ends no build: the shard is reported and left
                 log.exception("shard %s stopped in %s", record.shard, self.name)
                 record.stopped = f"{self.name}: {type(error).__name__}: {error}"
-                record.fatal = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+                cause = error if isinstance(error, OSError) else error.__cause__
+                record.fatal = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         record.spans[self.name] = (began, time.time())
         record.peak_bytes = max(record.peak_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return record

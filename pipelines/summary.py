@@ -60,7 +60,7 @@ class Summary:
         plan, videos, clips = self.plan, self.videos, self.clips
         lines = [
             f"videos   {sum(videos.values())} planned = {videos['scanned']} scanned + {videos['failed']} failed + {videos['to_do']} to do; "
-            f"{plan.absent} without file, {plan.malformed} malformed rows",
+            f"{plan.absent} without file, {plan.malformed} unusable rows",
             f"clips    {clips['clips']} = {clips['kept']} kept + {clips['too_short'] + clips['not_selected']} rejected "
             f"({clips['too_short']} too_short, {clips['not_selected']} not selected) + {clips['failed']} failed + {clips['to_do']} to do",
         ]
