@@ -98,7 +98,7 @@ TABLES: dict[str, Table] = {
     for table in (
         Table(
             name="videos",
-            one_row_is="a file, or an annotated span of one, that the dataset names",
+            one_row_is="a file or folder of frames, or an annotated span of one, that the dataset names",
             written_by="planning",
             key=("video_id",),
             columns=(
@@ -116,8 +116,9 @@ TABLES: dict[str, Table] = {
                 _text("source_scores", "JSON object of the dataset's own numbers and labels"),
                 _number("start_s", "start of the annotated span; null for the whole file", unit="s"),
                 _number("end_s", "end of the annotated span; null for the whole file", unit="s"),
+                _number("folder_fps", "rate at which a folder of frames is shown; null for a file, which states its own", unit="1/s"),
                 _number("seconds", "length that the dataset states", unit="s"),
-                _count("bytes", "file size when it was planned", unit="B"),
+                _count("bytes", "size of the file, or of all frames in the folder, when it was planned", unit="B"),
                 _text("parent_clip_id", "made videos: the clip it was made from"),
                 _text("condition", "made videos: the semantic condition"),
                 _text("provider", "made videos: who made it"),

@@ -34,7 +34,7 @@ _PLANNED = ("video_id", "dataset", "source", "name", "uri", "label", "license", 
 _LISTING = pa.schema(
     [
         *((name, pa.string()) for name in _PLANNED),
-        *((name, pa.float64()) for name in ("start_s", "end_s", "seconds")),
+        *((name, pa.float64()) for name in ("start_s", "end_s", "folder_fps", "seconds")),
         ("bytes", pa.int64()),
         ("present", pa.bool_()),
         ("position", pa.int64()),
@@ -136,6 +136,7 @@ def _row(source: Source, video: Video, size: int | None, position: int) -> dict[
         "source_scores": json.dumps(dict(video.scores), sort_keys=True, ensure_ascii=False) if video.scores else None,
         "start_s": video.start_s,
         "end_s": video.end_s,
+        "folder_fps": video.folder_fps,
         "seconds": video.seconds,
         "bytes": size,
         "present": size is not None,
@@ -162,6 +163,15 @@ def _refuse_other_root(con: Any, source: Source) -> None:
             f"{source.root}: {other[0]} has {other[2]} bytes here, the file this catalog was built from had {other[1]}; "
             "give this root a name of its own (--name NAME), or build a new catalog from the new files (--catalog PATH)"
         )
+    other = con.execute(
+        "select l.video_id, v.folder_fps, l.folder_fps from listing l join videos v using (video_id) "
+        "where v.folder_fps <> l.folder_fps order by 1 limit 1"
+    ).fetchone()
+    if other:
+        raise CallError(
+            f"{source.root}: the frames of {other[0]} are shown at {other[2]:g} fps here, this catalog was built with {other[1]:g}; "
+            "set the rate back, give this root a name of its own (--name NAME), or build a new catalog (--catalog PATH)"
+        )
 
 
 def _first(con: Any, limit: int | None) -> tuple[str, ...] | None:
@@ -179,7 +189,7 @@ def _append_new(con: Any, catalog: Catalog, source: Source, run_id: str, limit: 
         [limit if limit is not None else 2**62],
     )
     sizes = [row[0] for row in con.execute("select seconds from fresh order by i").fetchall()]
-    shards = _shards(_prefix(source.dataset), _next_shard(con, source.dataset), sizes, tensor_bytes)
+    shards = shard_names(_prefix(source.dataset), _next_shard(con, source.dataset), sizes, tensor_bytes)
     con.register("shard_names", pa.table({"i": pa.array(range(len(shards)), pa.int64()), "shard": pa.array(shards, pa.string())}))
     reader = con.sql("select f.* exclude (i), s.shard from fresh f join shard_names s using (i) order by f.i").to_arrow_reader(_CHUNK * 5)
     for batch in reader:
@@ -222,7 +232,7 @@ def _next_shard(con: Any, dataset: str) -> int:
     return max((int(name.rpartition("-")[2]) + 1 for (name,) in names), default=0)
 
 
-def _shards(prefix: str, number: int, seconds: Sequence[float | None], tensor_bytes: int) -> list[str]:
+def shard_names(prefix: str, number: int, seconds: Sequence[float | None], tensor_bytes: int) -> list[str]:
     """The shard name of each new video, in order."""
     names: list[str] = []
     videos = length = size = 0.0

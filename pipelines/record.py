@@ -23,7 +23,7 @@ class Record:
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     """Gathered so far, by table."""
     fresh: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of `clips` that this run scanned, each with the `uri` of its video: still to be selected from."""
+    """Rows of `clips` that this run scanned, each with the `uri` and `folder_fps` of its video: still to be selected from."""
     todo: list[Todo] = field(default_factory=list)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Stage -> when it began and ended on this shard, seconds since the epoch."""

@@ -218,8 +218,8 @@ class _OpenScan(_Worker):
         video = _video_of(row)
         path = path_under(self.job.root, video.uri)
         try:
-            probe = self.decoder.probe(path)
-            frames = self.decoder.frames(path, SCAN_FIT, video.start_s or 0.0, video.end_s)
+            probe = self.decoder.probe(path, folder_fps=video.folder_fps)
+            frames = self.decoder.frames(path, SCAN_FIT, video.start_s or 0.0, video.end_s, folder_fps=video.folder_fps)
             found = self.scanner.scan(frames, probe, video)
         except Exception as error:  # noqa: BLE001 - one video's trouble, whatever it is, is its own row
             record.fail("scan", _named(error, video.uri), video_id=video.video_id, clip_id=None)
@@ -235,7 +235,7 @@ class _OpenScan(_Worker):
     def _gather(self, record: Record, video: Video, clip: Clip, scores: Sequence[Score]) -> None:
         row = clip_row(clip, record.shard)
         record.rows["clips"].append(row)
-        record.fresh.append({**row, "uri": video.uri})
+        record.fresh.append({**row, "uri": video.uri, "folder_fps": video.folder_fps})
         by = {name: repr(step) for step in self.filters for name in step.writes()}
         own = source_scores(video) if clip.whole else []  # the dataset's numbers speak of the whole video
         record.rows["scores"] += [_score_row(clip.clip_id, record.shard, each, by.get(each.filter, video.dataset)) for each in (*scores, *own)]
@@ -318,7 +318,8 @@ class _OpenEncode(_Worker):
         frames = None
         if self.decoder is not None and self._wants_frames(each):
             path = path_under(self.job.root, each.clip["uri"])
-            frames = self.decoder.sample(path, each.clip["start_s"], each.clip["end_s"], self.recipe.sampling)
+            span = (each.clip["start_s"], each.clip["end_s"])
+            frames = self.decoder.sample(path, *span, self.recipe.sampling, folder_fps=each.clip["folder_fps"])
         return Sample(clip_id=each.clip["clip_id"], frames=frames, caption=each.caption)
 
     def _wants_frames(self, each: Todo) -> bool:
@@ -384,9 +385,10 @@ def _video_of(row: dict[str, Any]) -> Video:
         split=row["split"],
         start_s=row["start_s"],
         end_s=row["end_s"],
+        folder_fps=row["folder_fps"],
         seconds=row["seconds"],
         bytes=row["bytes"],
-        scores=json.loads(row["source_scores"]) if row["source_scores"] else {},
+        scores={name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(row["source_scores"] or "{}").items()},
     )
 
 

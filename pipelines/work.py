@@ -29,7 +29,7 @@ class Todo:
     """One clip, the products it still needs, and the text that goes in."""
 
     clip: dict[str, Any]
-    """Its row of `clips`, with the `uri` of its video."""
+    """Its row of `clips`, with the `uri` and `folder_fps` of its video."""
     products: tuple[str, ...]
     caption: Caption | None
 
@@ -140,7 +140,7 @@ def _clips_to_encode(con: Any, dataset: str, recipe: Recipe, where: str, restric
         con.sql(
             f"""
             with {_wanted_sql(recipe, where)}, missing as ({_all_missing_sql(recipe)})
-            select c.* exclude (run_id, commit, created_at), v.uri, list(m.product order by m.product) as products,
+            select c.* exclude (run_id, commit, created_at), v.uri, v.folder_fps, list(m.product order by m.product) as products,
                    any_value(w.text) as text, any_value(w.captioner) as captioner, any_value(w.role) as role
             from missing m join wanted w using (clip_id) join clips c using (clip_id) join videos v using (video_id)
             where {restrict}

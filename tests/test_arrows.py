@@ -24,8 +24,8 @@ TOP = "vapdata.cli"
 LIGHT = (TOP, "vapdata", "vapdata.errors", "vapdata.explain", "vapdata.screen", "vapdata.settings", "vapdata.registry")
 """What the command line may load before a command runs."""
 
-DECODERS = ("vapdata.video", "vapdata.opened", "vapdata.decoder")
-"""The files that touch a decoder: video.py, the open file beneath it, and the child process beside it."""
+DECODERS = ("vapdata.video", "vapdata.opened", "vapdata.sequence", "vapdata.decoder")
+"""The files that touch a decoder: video.py, the open file or folder beneath it, and the child process beside it."""
 
 BARRED_NAMES = {"utils", "util", "base", "common", "core", "manager", "helpers", "misc"}
 

@@ -1,6 +1,6 @@
 """What a video and a clip are, how they are named, and what travels between steps.
 
-A *video* is a file (or an annotated span of one) that a dataset names; a *clip* is a span of a video that
+A *video* is a file or folder of frames (or an annotated span of one) that a dataset names; a *clip* is a span of a video that
 exists: it was decoded and lies between two cuts. Ids are readable and stable, so that two builds of one
 dataset on two machines give the same rows. Exercised by `pytest tests/vapdata/test_clip.py`.
 """
@@ -42,6 +42,8 @@ class Video:
     start_s: float | None = None
     end_s: float | None = None
     """The annotated span, seconds from the first shown frame; None for the whole file."""
+    folder_fps: float | None = None
+    """Rate that a folder of numbered pictures is shown at; None for a file, which states its own."""
     seconds: float | None = None
     """Length that the dataset states, for planning only."""
     bytes: int | None = None
@@ -75,7 +77,7 @@ class Clip:
     """When the last frame stops being shown."""
     frames: int
     fps: float
-    """Mean rate over the clip, frames / (end_s - start_s)."""
+    """Mean rate over the clip: frames / the time that they are shown, also where an annotated span ends before that."""
     width: int
     height: int
     """Display size in pixels: after rotation metadata and with square pixels."""

@@ -32,7 +32,8 @@ from vapdata import errors
 from vapdata.clip import Sampling
 from vapdata.errors import DecoderCrashed, DecodeTimeout, RunError, TooLarge
 from vapdata.opened import OpenVideo, Probe, quoted_name
-from vapdata.video import Fit, Frame, frames_of, sample
+from vapdata.sequence import OpenSequence
+from vapdata.video import Fit, Frame, frames_of, opened, sample
 
 RING_BYTES = 32 * 2**20
 """Shared memory for frames on their way; two slots at least, eight at most."""
@@ -75,19 +76,26 @@ class Decoder:
             self._child.end()
             self._child = None
 
-    def probe(self, path: str | os.PathLike[str]) -> Probe:
+    def probe(self, path: str | os.PathLike[str], *, folder_fps: float | None = None) -> Probe:
         """As `video.probe`."""
-        call = self._begin("probe", path)
+        call = self._begin("probe", path, folder_fps=folder_fps)
         return Probe(**self._answer(call, path)["probe"])
 
     def frames(
-        self, path: str | os.PathLike[str], fit: Fit = Fit(), start_s: float = 0.0, end_s: float | None = None
+        self,
+        path: str | os.PathLike[str],
+        fit: Fit = Fit(),
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        *,
+        folder_fps: float | None = None,
     ) -> Iterator[Frame]:
         """As `video.frames`. Images are copies and safe to keep.
 
         Another call on this decoder ends the iteration: going on with it then raises RuntimeError.
         """
-        call = self._begin("frames", path, fit=dataclasses.asdict(fit), start_s=start_s, end_s=end_s)
+        span = {"start_s": start_s, "end_s": end_s, "folder_fps": folder_fps}
+        call = self._begin("frames", path, fit=dataclasses.asdict(fit), **span)
         while True:
             if call != self._calls:
                 raise RuntimeError("this iteration over frames was ended by another call on the same Decoder")
@@ -99,10 +107,17 @@ class Decoder:
             yield Frame(index=answer["index"], time_s=answer["time_s"], image=image)
 
     def sample(
-        self, path: str | os.PathLike[str], start_s: float, end_s: float, sampling: Sampling
+        self,
+        path: str | os.PathLike[str],
+        start_s: float,
+        end_s: float,
+        sampling: Sampling,
+        *,
+        folder_fps: float | None = None,
     ) -> UInt8[np.ndarray, "t h w 3"]:
         """As `video.sample`."""
-        call = self._begin("sample", path, start_s=start_s, end_s=end_s, sampling=dataclasses.asdict(sampling))
+        span = {"start_s": start_s, "end_s": end_s, "folder_fps": folder_fps}
+        call = self._begin("sample", path, sampling=dataclasses.asdict(sampling), **span)
         answer = self._answer(call, path)
         return self._child.shared(0, answer["shape"])
 
@@ -236,7 +251,7 @@ class _Server:
         self.call = 0
         self.pending: dict[str, Any] | None = None
         self.said_at = 0.0
-        self.held: OpenVideo | None = None
+        self.held: OpenVideo | OpenSequence | None = None
         """What the last probe opened: asking for its frames next is the usual case, and spares a second opening."""
 
     def run(self) -> None:
@@ -280,23 +295,25 @@ class _Server:
             message = f"{quoted_name(path)}: unexpected {type(error).__name__}: {error}. Replace the file."
             self.say(error=DecoderCrashed.__name__, message=message)
 
-    def hold(self, video: OpenVideo | None) -> None:
+    def hold(self, video: OpenVideo | OpenSequence | None) -> None:
         """Keeps `video` open for the next call; closes what was kept before."""
         if self.held:
             self.held.close()
         self.held = video
 
-    def do_probe(self, path: str) -> None:
+    def do_probe(self, path: str, folder_fps: float | None) -> None:
         self.hold(None)
-        self.hold(OpenVideo(path).open())
+        self.hold(opened(path, folder_fps).open())
         self.say(probe=dataclasses.asdict(self.held.probe()))
 
-    def do_frames(self, path: str, fit: dict[str, Any], start_s: float, end_s: float | None) -> None:
+    def do_frames(
+        self, path: str, fit: dict[str, Any], start_s: float, end_s: float | None, folder_fps: float | None
+    ) -> None:
         if self.held and self.held.path == path:
             video, self.held = self.held, None
         else:
             self.hold(None)
-            video = OpenVideo(path).open()
+            video = opened(path, folder_fps).open()
         with closing(video):
             for frame in frames_of(video, Fit(**fit), start_s, end_s, self.tick):
                 size = frame.image.nbytes
@@ -318,9 +335,11 @@ class _Server:
                 return False
         return False
 
-    def do_sample(self, path: str, start_s: float, end_s: float, sampling: dict[str, Any]) -> None:
+    def do_sample(
+        self, path: str, start_s: float, end_s: float, sampling: dict[str, Any], folder_fps: float | None
+    ) -> None:
         self.hold(None)
-        images = sample(path, start_s, end_s, Sampling(**sampling), tick=self.tick)
+        images = sample(path, start_s, end_s, Sampling(**sampling), folder_fps=folder_fps, tick=self.tick)
         os.pwrite(self.memory, images.data, 0)
         self.say(shape=images.shape)
 

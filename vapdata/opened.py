@@ -6,7 +6,7 @@ lie about sizes (and some state none), and times count from it. Exercised by `py
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -145,6 +145,10 @@ class OpenVideo:
             raise Unreadable(f"{self.name}: opens, but no frame of its video stream decodes. Replace the file.")
         self._measure(first)
 
+    def _again(self) -> None:
+        self.close()
+        self._open()
+
     def _choose(self) -> av.VideoStream:
         streams = self.container.streams.video
         usable = [stream for stream in streams if stream.codec_context is not None]
@@ -198,7 +202,7 @@ class OpenVideo:
         if self.container is not None and not self.decoded:
             try:
                 refuse_large(self.name, *self.claimed)
-                refuse_large(self.name, *self._refused_size())
+                refuse_large(self.name, *refused_size(self._again))
             except TooLarge as large:
                 return large
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -209,18 +213,20 @@ class OpenVideo:
         return Unreadable(f"{self.name}: the decoder stopped after {self.decoded} frames: {why}. Replace the file.")
 
 
-    def _refused_size(self) -> tuple[int, int]:
-        """(width, height) that libavcodec found in the stream and refused; only its log tells. (0, 0) for none."""
-        level = av.logging.get_level()
-        av.logging.set_level(av.logging.ERROR)
-        try:
-            with av.logging.Capture(local=True) as lines, suppress(av.FFmpegError, OSError, MemoryError, Unreadable, NoVideo):
-                self.close()
-                self._open()
-        finally:
-            av.logging.set_level(level)
-        sizes = (re.search(r"Picture size (\d+)x(\d+) ", message) for _, _, message in lines)
-        return max(((int(size[1]), int(size[2])) for size in sizes if size), default=(0, 0))
+def refused_size(again: Callable[[], object]) -> tuple[int, int]:
+    """(width, height) that libavcodec finds in a picture and refuses, when `again` has it try once more; (0, 0) for none.
+
+    Only its log tells. What `again` raises is dropped.
+    """
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=True) as lines, suppress(av.FFmpegError, OSError, MemoryError, Unreadable, NoVideo):
+            again()
+    finally:
+        av.logging.set_level(level)
+    sizes = (re.search(r"Picture size (\d+)x(\d+) ", message) for _, _, message in lines)
+    return max(((int(size[1]), int(size[2])) for size in sizes if size), default=(0, 0))
 
 
 def refuse_large(name: str, width: int, height: int) -> None:

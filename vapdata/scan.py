@@ -129,13 +129,13 @@ def measure(
 
 
 def source_scores(video: Video) -> list[Score]:
-    """The dataset's own numbers and labels as scores; one row per label where it gave several."""
+    """The dataset's own numbers and labels as scores; one row per different label where it gave several."""
     rows = []
     for name, value in video.scores.items():
         if isinstance(value, (int, float)):
             rows.append(Score(filter=name, value=float(value)))
         else:
-            rows += [Score(filter=name, label=label) for label in ((value,) if isinstance(value, str) else value)]
+            rows += [Score(filter=name, label=label) for label in dict.fromkeys((value,) if isinstance(value, str) else value)]
     return rows
 
 
@@ -191,18 +191,20 @@ class _Run:
         if self._frames == 0:
             self._first_s = frame.time_s
         if self._shot is None:
-            self._shot = _Shot(self._clip(frame.time_s, frame.time_s, frames=0, whole=False), self._filters)
+            self._shot = _Shot(self._clip(frame.time_s, frame.time_s, frames=0, fps=0.0, whole=False), self._filters)
         self._shot.add(frame)
         self._last_s = frame.time_s
         self._frames += 1
 
-    def close(self, end_s: float, *, whole: bool = False, truncated: bool = False) -> None:
-        """Makes a clip of the open shot, which is shown until `end_s`."""
+    def close(self, end_s: float, *, annotated_s: float | None = None, whole: bool = False, truncated: bool = False) -> None:
+        """Makes a clip of the open shot, which is shown until `end_s`, or of its part before `annotated_s`."""
         shot, self._shot = self._shot, None
         if shot is None:
             return
         shot.end()
-        clip = self._clip(shot.first.time_s, end_s, frames=shot.count, whole=whole, truncated=truncated)
+        until_s = end_s if annotated_s is None else max(min(end_s, annotated_s), self._last_s + SLACK_S)
+        rate = shot.count / (end_s - shot.first.time_s)  # an annotated span ends between two frames: its frames' rate all the same
+        clip = self._clip(shot.first.time_s, until_s, frames=shot.count, fps=rate, whole=whole, truncated=truncated)
         scores, failures = shot.scores(clip)
         self._result.clips.append(clip)
         self._result.scores[clip.clip_id] = scores
@@ -216,11 +218,10 @@ class _Run:
             self._result.failure = self._result.failure or _no_frame(self._video)
             return
         end_s = self._last_s + self._interval_s()
-        if self._video.end_s is not None:
-            end_s = max(min(end_s, self._video.end_s), self._last_s + SLACK_S)
         if damaged and end_s - self._first_s < GOOD_PART_S - SLACK_S:
             self._shot = None
-        self.close(end_s, whole=not damaged and not self._result.clips, truncated=damaged)
+        whole = not damaged and not self._result.clips
+        self.close(end_s, annotated_s=self._video.end_s, whole=whole, truncated=damaged)
 
     def _interval_s(self) -> float:
         """How long the last frame is shown: the mean time between the frames seen, else what the header says."""
@@ -228,7 +229,7 @@ class _Run:
             return (self._last_s - self._first_s) / (self._frames - 1)
         return 1 / self._probe.fps if self._probe.fps > 0 else 1 / 25
 
-    def _clip(self, start_s: float, end_s: float, *, frames: int, whole: bool, truncated: bool = False) -> Clip:
+    def _clip(self, start_s: float, end_s: float, *, frames: int, fps: float, whole: bool, truncated: bool = False) -> Clip:
         return Clip(
             clip_id=clip_id(self._video.video_id, start_s, end_s, whole=whole),
             video_id=self._video.video_id,
@@ -237,7 +238,7 @@ class _Run:
             start_s=start_s,
             end_s=end_s,
             frames=frames,
-            fps=frames / (end_s - start_s) if end_s > start_s else 0.0,
+            fps=fps,
             width=self._probe.width,
             height=self._probe.height,
             codec=self._probe.codec,

@@ -10,6 +10,8 @@ to 320 pixels (1.15 x with the same bilinear kernel), and 1.4 x for nine frames 
 whole file first (`benchmarks/decode.py`, `benchmarks/RESULTS.md`). `sample(..., reader="decord")` is there to measure
 again on other machines: it shows the same frames, at full size bit for bit where colours have 8 bits.
 
+A folder of numbered pictures is a video too, for callers that say at which rate it is shown (`folder_fps`).
+
 Exercised by `pytest tests/vapdata/test_video.py` and `python -m benchmarks.decode`.
 """
 
@@ -31,8 +33,22 @@ from jaxtyping import UInt8
 from vapdata.clip import Sampling
 from vapdata.errors import CallError, MissingInput, Unreadable
 from vapdata.opened import MAX_PIXELS, OpenVideo, Probe, quoted_name, refuse_large
+from vapdata.sequence import FrameFolder, OpenSequence, frame_folder
 
-__all__ = ["MAX_PIXELS", "Fit", "Frame", "Probe", "frames", "probe", "sample", "targets", "thumbnail", "write"]
+__all__ = [
+    "MAX_PIXELS",
+    "Fit",
+    "Frame",
+    "FrameFolder",
+    "Probe",
+    "frame_folder",
+    "frames",
+    "probe",
+    "sample",
+    "targets",
+    "thumbnail",
+    "write",
+]
 
 
 PRODUCT_KERNEL = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT
@@ -95,18 +111,30 @@ class Frame:
     """RGB, 0-255, as displayed."""
 
 
-def probe(path: str | os.PathLike[str]) -> Probe:
+def probe(path: str | os.PathLike[str], *, folder_fps: float | None = None) -> Probe:
     """Opens `path`, decodes one frame, and says what it is.
+
+    A folder of numbered pictures is shown at `folder_fps`, which files have no use for.
 
     Raises Unreadable when it cannot be opened or its first frame not decoded, NoVideo without a video stream, and
     TooLarge when its picture has more than MAX_PIXELS.
     """
-    with OpenVideo(path) as video:
+    with opened(path, folder_fps) as video:
         return video.probe()
 
 
+def opened(path: str | os.PathLike[str], folder_fps: float | None) -> OpenVideo | OpenSequence:
+    """What `path` is, not yet open: a folder that a rate is known for, or a file."""
+    return OpenSequence(path, folder_fps) if folder_fps is not None and os.path.isdir(path) else OpenVideo(path)
+
+
 def frames(
-    path: str | os.PathLike[str], fit: Fit = Fit(), start_s: float = 0.0, end_s: float | None = None
+    path: str | os.PathLike[str],
+    fit: Fit = Fit(),
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    folder_fps: float | None = None,
 ) -> Iterator[Frame]:
     """Frames whose time lies in [start_s, end_s), in order, one in memory at a time.
 
@@ -115,12 +143,12 @@ def frames(
     Seeks to the key frame before `start_s`. Raises as `probe` does, and Unreadable part-way, after the frames before
     it, when the decoder raises. There is no frame at all when the file ends before `start_s`.
     """
-    with OpenVideo(path) as video:
+    with opened(path, folder_fps) as video:
         yield from frames_of(video, fit, start_s, end_s)
 
 
 def frames_of(
-    video: OpenVideo, fit: Fit, start_s: float, end_s: float | None, tick: Callable[[], None] = _no_tick
+    video: OpenVideo | OpenSequence, fit: Fit, start_s: float, end_s: float | None, tick: Callable[[], None] = _no_tick
 ) -> Iterator[Frame]:
     """`frames` of a file that is open; `tick` is called after every decoded frame, also those only passed over."""
     image, index = _Imager(video, fit), 0
@@ -139,6 +167,7 @@ def sample(
     end_s: float,
     sampling: Sampling,
     *,
+    folder_fps: float | None = None,
     reader: Literal["pyav", "decord"] = "pyav",
     tick: Callable[[], None] = _no_tick,
 ) -> UInt8[np.ndarray, "t h w 3"]:
@@ -154,8 +183,8 @@ def sample(
     out = np.empty((len(times), sampling.height, sampling.width, 3), np.uint8)
     wanted = [start_s + time for time in times]
     filled = 0
-    with OpenVideo(path) as video:
-        decord_reader = _decord_reader(video) if reader == "decord" else None
+    with opened(path, folder_fps) as video:
+        decord_reader = _decord_reader(video) if reader == "decord" and isinstance(video, OpenVideo) else None
         if decord_reader is None:
             shown = _shown(video, wanted, end_s, tick)
         else:
@@ -228,7 +257,7 @@ def thumbnail(image: UInt8[np.ndarray, "h w 3"], long_side: int = 256) -> bytes:
 class _Imager:
     """Turns decoded pictures of one video into images as displayed: RGB, scaled, rotated, cropped."""
 
-    def __init__(self, video: OpenVideo, fit: Fit, *, turned: bool = False) -> None:
+    def __init__(self, video: OpenVideo | OpenSequence, fit: Fit, *, turned: bool = False) -> None:
         """`turned`: the pictures arrive rotated already."""
         self.video = video
         self.transpose = video.transpose and not turned
@@ -252,7 +281,7 @@ class _Imager:
 
 
 def _shown(
-    video: OpenVideo, wanted: list[float], end_s: float, tick: Callable[[], None]
+    video: OpenVideo | OpenSequence, wanted: list[float], end_s: float, tick: Callable[[], None]
 ) -> Iterator[tuple[av.VideoFrame, int]]:
     """(picture, how many of the `wanted` times show it), in order; a picture at or after `end_s` is never shown."""
     done, shown, until_s = 0, None, 0.0

@@ -24,6 +24,7 @@ class Listed:
     root: str = "nowhere"
     dataset: str = "listed"
     seconds: float | None = None
+    folder_fps: float | None = None
 
     def list(self) -> Iterator[Video | BadRow]:
         yield from self.bad
@@ -35,6 +36,7 @@ class Listed:
                 uri=name,
                 split_group=name,
                 caption=self.captions.get(name),
+                folder_fps=self.folder_fps,
                 seconds=self.seconds,
             )
 
@@ -139,6 +141,14 @@ def test_another_root_under_the_same_name_is_refused(tmp_path: Path) -> None:
     planned(tmp_path, Listed({"a": 1}))
     with pytest.raises(CallError, match="--name NAME"):
         planned(tmp_path, Listed({"b": 1}))
+
+
+def test_the_rate_of_frame_folders_is_kept_and_another_one_refused(tmp_path: Path) -> None:
+    planned(tmp_path, Listed({"a": 1}, folder_fps=5.0))
+    planned(tmp_path, Listed({"a": 1, "b": 1}, folder_fps=5.0))
+    assert [row["folder_fps"] for row in rows(tmp_path)] == [5.0, 5.0]
+    with pytest.raises(CallError, match="shown at 10 fps here, this catalog was built with 5"):
+        planned(tmp_path, Listed({"a": 1}, folder_fps=10.0))
 
 
 def test_a_changed_caption_supersedes_the_old(tmp_path: Path) -> None:

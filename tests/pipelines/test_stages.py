@@ -67,7 +67,7 @@ def job(catalog: Path, synthetic: Synthetic, refuse: str = "nothing", batch: int
 def work(synthetic: Synthetic, count: int = 3) -> ShardWork:
     rows = []
     for video in sorted(synthetic.list(), key=lambda each: each.video_id)[:count]:
-        names = ("video_id", "dataset", "name", "uri", "split_group", "caption", "label", "license", "split", "start_s", "end_s", "seconds", "bytes")
+        names = ("video_id", "dataset", "name", "uri", "split_group", "caption", "label", "license", "split", "start_s", "end_s", "folder_fps", "seconds", "bytes")
         rows.append({**{name: getattr(video, name) for name in names}, "split": "train", "source_scores": None, "shard": "s-000000"})
     return ShardWork(shard="s-000000", videos=rows)
 
@@ -139,7 +139,7 @@ def test_a_stage_that_cannot_write_stops_the_shard_and_says_why(synthetic: Synth
 def test_work_that_was_done_before_is_not_done_again(synthetic: Synthetic, tmp_path: Path) -> None:
     settings = job(tmp_path / "catalog", synthetic)
     scanned = ran(ScanStage(job=settings), Record(work=work(synthetic)))
-    clip = {**scanned.rows["clips"][0], "uri": scanned.fresh[0]["uri"]}
+    clip = {**scanned.rows["clips"][0], "uri": scanned.fresh[0]["uri"], "folder_fps": None}
     again = ShardWork(shard="s-000000", todo=[Todo(clip=clip, products=("mean-16x16",), caption=None)])
     record = ran(Encode(job=settings, stage=settings.recipe.encode[0]), Record(work=again))
     assert [row["clip_id"] for row in record.rows["features"]] == [clip["clip_id"]]

@@ -145,6 +145,12 @@ def test_an_annotated_span_bounds_the_clip():
     shown = [frame for frame in _frames(30) if 1.0 <= frame.time_s < 1.95]
     (clip,) = scan(shown, PROBE, video).clips
     assert (clip.start_s, clip.end_s, clip.whole) == (1.0, 1.95, True)
+    assert clip.fps == pytest.approx(10.0)
+
+
+def test_labels_that_a_dataset_repeats_are_one_score_each():
+    video = Video(video_id="d/a", dataset="d", name="a", uri="a", split_group=".", scores={"slot": ("cup", "tea", "cup"), "class": 3.0})
+    assert [(score.filter, score.label, score.value) for score in source_scores(video)] == [("slot", "cup", None), ("slot", "tea", None), ("class", None, 3.0)]
 
 
 def test_a_filter_sees_the_frames_a_player_shows_at_its_times():

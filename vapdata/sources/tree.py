@@ -5,7 +5,7 @@ Exercised by `pytest tests/vapdata/sources/test_tree.py`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,8 +32,10 @@ class Entry:
     """Size of a file."""
 
 
-def walk(root: str | os.PathLike[str]) -> Iterator[Entry]:
+def walk(root: str | os.PathLike[str], enter: Callable[[str], bool] = lambda path: True) -> Iterator[Entry]:
     """Everything below `root` in the order of names, hidden files and folders (a leading dot) left out.
+
+    Folders whose path `enter` refuses are given, but not what they hold: millions of frames need not be looked at.
 
     Links to files inside the root are files; links to folders are not entered, since what they show inside the root
     is listed there. Raises CallError when `root` is no folder or cannot be read.
@@ -44,7 +46,7 @@ def walk(root: str | os.PathLike[str]) -> Iterator[Entry]:
         raise CallError(f"--root {base!r} {what}; type the folder that the dataset lies in: --root PATH")
     if not os.access(base, os.R_OK | os.X_OK):
         raise CallError(f"--root {base!r} cannot be read by this user; type: chmod u+rx {base!r}")
-    yield from _walk(base, "", os.path.realpath(base))
+    yield from _walk(base, "", os.path.realpath(base), enter)
 
 
 def suffix(path: str) -> str:
@@ -57,7 +59,7 @@ def is_video_name(path: str) -> bool:
     return suffix(path) in VIDEO_SUFFIXES
 
 
-def _walk(base: str, prefix: str, real_root: str) -> Iterator[Entry]:
+def _walk(base: str, prefix: str, real_root: str, enter: Callable[[str], bool]) -> Iterator[Entry]:
     try:
         with os.scandir(os.path.join(base, prefix) if prefix else base) as scan:
             items = sorted((item for item in scan if not item.name.startswith(".")), key=lambda item: item.name)
@@ -70,7 +72,8 @@ def _walk(base: str, prefix: str, real_root: str) -> Iterator[Entry]:
             yield from _link(item, path, real_root)
         elif item.is_dir(follow_symlinks=False):
             yield Entry(path=path, kind="folder")
-            yield from _walk(base, f"{path}/", real_root)
+            if enter(path):
+                yield from _walk(base, f"{path}/", real_root, enter)
         elif item.is_file(follow_symlinks=False):
             yield Entry(path=path, kind="file", bytes=item.stat(follow_symlinks=False).st_size)
         else:

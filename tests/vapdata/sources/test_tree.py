@@ -58,3 +58,13 @@ def test_a_suffix_in_any_case_says_video(name):
 @pytest.mark.parametrize("name", ["a.txt", "mp4", "a.mp4.part", "clips.csv", ""])
 def test_other_names_do_not(name):
     assert not is_video_name(name)
+
+
+def test_a_folder_that_is_not_entered_is_given_without_what_it_holds(tmp_path):
+    (tmp_path / "images0").mkdir()
+    (tmp_path / "images0" / "im_0.jpg").write_bytes(b"1")
+    (tmp_path / "lang.txt").write_bytes(b"22")
+    assert list(walk(tmp_path, enter=lambda path: path != "images0")) == [
+        Entry(path="images0", kind="folder"),
+        Entry(path="lang.txt", kind="file", bytes=2),
+    ]
