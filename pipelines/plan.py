@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What planning found. listed = present + absent; malformed rows are apart."""
+    """What planning found. listed = present + absent; rows that name no usable video are apart, as malformed."""
 
     listed: int
     present: int
@@ -105,7 +105,7 @@ def plan(catalog: Catalog, source: Source, listing: Listing, *, run_id: str, lim
         listed=listed,
         present=present,
         absent=listed - present,
-        malformed=len([row for row in bad if row.permanent]),
+        malformed=len(bad),
         new_videos=new_videos,
         new_shards=new_shards,
         new_captions=new_captions,
@@ -276,7 +276,7 @@ def _caption_row(clip_id: str, shard: str, whole: bool, text: str | None) -> dic
 def _append_unplanned(con: Any, catalog: Catalog, source: Source, bad: Sequence[BadRow], run_id: str) -> None:
     absent = con.execute("select video_id, uri from listing where not present and video_id not in (select video_id from videos)").fetchall()
     rows = [_failure(video_id, "NoFile", f"{uri}: the dataset names this file, it is not under the root; get it and build again", False) for video_id, uri in absent]
-    rows += [_failure(row.video_id or f"{source.dataset}/{row.where}", row.error, f"{row.where}: {row.message}", row.permanent) for row in bad]
+    rows += [_failure(row.video_id or f"{source.dataset}/{row.where}", row.error, row.message if row.where in row.message else f"{row.where}: {row.message}", row.permanent) for row in bad]
     known = {tuple(row) for row in con.execute("select video_id, message from failures where step = 'plan'").fetchall()}
     fresh = {(row["video_id"], row["message"]): row for row in rows if (row["video_id"], row["message"]) not in known}
     for row in bad:

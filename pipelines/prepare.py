@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -32,7 +32,9 @@ from vapdata.errors import CallError, RunError
 from vapdata.step import Source
 
 COMMIT_EVERY_S = 30.0
+COMMIT_FIRST_S = 2.0
 COMMIT_EVERY_ROWS = 20_000
+"""A young run commits often (a quarter of its age apart), so that a kill in its first minutes loses little."""
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "av", "pyarrow", "duckdb", "ray")
 
@@ -58,16 +60,25 @@ class Request:
     command: str = "vapdata build"
 
 
-@dataclass
 class _Gathered:
     """What has come out of the stages since the last commit."""
 
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    since: float = field(default_factory=time.monotonic)
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._began = self._last = time.monotonic()
 
     def due(self) -> bool:
+        """Whether it is time to commit."""
         count = sum(len(rows) for rows in self.rows.values())
-        return bool(count) and (count >= COMMIT_EVERY_ROWS or time.monotonic() - self.since >= COMMIT_EVERY_S)
+        now = time.monotonic()
+        apart = min(COMMIT_EVERY_S, max(COMMIT_FIRST_S, (now - self._began) / 4))
+        return bool(count) and (count >= COMMIT_EVERY_ROWS or now - self._last >= apart)
+
+    def take(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows, by table; none are left."""
+        rows, self.rows = {table: rows for table, rows in self.rows.items() if rows}, defaultdict(list)
+        self._last = time.monotonic()
+        return rows
 
 
 def build(request: Request, *, show: Show | None = None, runner: Callable[..., Iterator[Record]] | None = None) -> Summary:
@@ -81,6 +92,7 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
     weights.require([weight for encoder in recipe.encoders for weight in encoder.weights()])
     kinds = kinds_of(request)
     predicate = check_predicate(where, wide_columns(*by_kind(kinds)))
+    kinds = {name: kind for name, kind in kinds.items() if predicate.columns & {name, f"{name}_score"}}  # a join less for each other one
     listing = listing_of(request.source)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(began))}-{uuid.uuid4().hex[:8]}"
     catalog = Catalog.open(request.catalog, create=True)
@@ -156,7 +168,7 @@ class _Run:
 
     def _phase(self, stages: list[Stage], *, encode: bool) -> None:
         con = connect(self.catalog)
-        works = shards_with_work(con, self.request.source, self.request.recipe, self.where if encode else "false", self.kinds, only=self.planned.first)
+        works = shards_with_work(con, self.request.source.dataset, self.request.recipe, self.where if encode else "false", self.kinds, only=self.planned.first)
         con.close()
         if not encode:
             works = [work for work in works if work.videos]
@@ -181,7 +193,7 @@ class _Run:
         try:
             for record in records:
                 if record.fatal:
-                    raise RunError(f"shard {record.shard} could not be written: {record.stopped}. What was committed is kept; make room, then run the same command again")
+                    raise RunError(f"shard {record.shard} could not be written. {record.stopped}")
                 if record.stopped:
                     log.warning("shard %s is left for the next run: %s", record.shard, record.stopped)
                 merge_rows(record.rows, gathered.rows)
@@ -190,18 +202,16 @@ class _Run:
                 record.work.videos.clear()
                 self.records.append(record)
                 if gathered.due():
-                    gathered = self._commit(gathered)
+                    self._commit(gathered)
         finally:
             self._commit(gathered)
 
-    def _commit(self, gathered: _Gathered) -> _Gathered:
-        for row in gathered.rows.get("failures", ()):
-            key = (row["video_id"], row["clip_id"], row["step"])
-            row["attempts"] += self.attempts.get(key, 0)
-        rows = {table: rows for table, rows in gathered.rows.items() if rows}
+    def _commit(self, gathered: _Gathered) -> None:
+        rows = gathered.take()
+        for row in rows.get("failures", ()):
+            row["attempts"] += self.attempts.get((row["video_id"], row["clip_id"], row["step"]), 0)
         if rows:
             self.catalog.append(rows, run_id=self.run_id)
-        return _Gathered()
 
     def _attempts_so_far(self) -> dict[tuple[str | None, str | None, str], int]:
         con = connect(self.catalog)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.work import ShardWork, Todo
 from vapdata.clip import Caption, Clip
-from vapdata.errors import ClipError, Transient
+from vapdata.errors import ClipError
 from vapdata.step import Cell, Product
 
 
@@ -55,10 +55,11 @@ class Record:
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether the same bytes can only fail again. Memory, connection and time-out trouble may pass."""
-    if isinstance(error, ClipError):
-        return error.permanent
-    return not isinstance(error, (MemoryError, ConnectionError, TimeoutError, Transient)) and "out of memory" not in str(error)
+    """Whether the same bytes can only fail again: what was foreseen and is said to be so. Anything else may pass.
+
+    That counts memory, connections and time-outs, and also mistakes of ours, which an upgrade may mend.
+    """
+    return isinstance(error, ClipError) and error.permanent
 
 
 def clip_row(clip: Clip, shard: str) -> dict[str, Any]:

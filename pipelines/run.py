@@ -7,6 +7,7 @@ Exercised by `pytest tests/pipelines/test_run.py`, and by every build.
 
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +28,13 @@ import ray  # noqa: E402
 import ray.cloudpickle as cloudpickle  # noqa: E402
 from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
 
-from pipelines.record import Record  # noqa: E402
 from pipelines.recipes import own_modules  # noqa: E402
+from pipelines.record import Record  # noqa: E402
 from pipelines.stages import Stage  # noqa: E402
 from pipelines.work import ShardWork  # noqa: E402
 from vapdata.errors import RunError  # noqa: E402
+
+CONNECT_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +179,7 @@ def quiet_ray(address: str | None, cpus: int | None = None) -> Iterator[None]:
     """
     joined = ray.is_initialized()
     if not joined:
+        _reach(address)
         private: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus}
         try:
             with _silent_stderr():  # its C++ side announces its own log level there
@@ -194,6 +198,17 @@ def quiet_ray(address: str | None, cpus: int | None = None) -> Iterator[None]:
         context.max_errored_blocks, context.enable_progress_bars = before
         if not joined:
             ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raises RunError when nothing listens at `host:port`: Ray itself would wait for minutes, without a word."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise RunError(f"no Ray cluster answers at {address}: {error}. Start one (ray start --head), or leave --address out for a private Ray") from error
 
 
 @contextmanager

@@ -154,7 +154,8 @@ class _Worker:
             except Exception as error:  # an unexpected exception ends no build: the shard is reported and left
                 log.exception("shard %s stopped in %s", record.shard, self.name)
                 record.stopped = f"{self.name}: {type(error).__name__}: {error}"
-                record.fatal = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+                cause = error if isinstance(error, OSError) else error.__cause__
+                record.fatal = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         record.spans[self.name] = (began, time.time())
         record.peak_bytes = max(record.peak_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return record
@@ -220,7 +221,7 @@ class _OpenScan(_Worker):
             probe = self.decoder.probe(path, folder_fps=video.folder_fps)
             frames = self.decoder.frames(path, SCAN_FIT, video.start_s or 0.0, video.end_s, folder_fps=video.folder_fps)
             found = self.scanner.scan(frames, probe, video)
-        except Exception as error:  # one video's trouble is its own row
+        except Exception as error:  # noqa: BLE001 - one video's trouble, whatever it is, is its own row
             record.fail("scan", _named(error, video.uri), video_id=video.video_id, clip_id=None)
             return []
         if found.failure is not None:
@@ -300,7 +301,7 @@ class _OpenEncode(_Worker):
                     if deaths:  # alone, so that its neighbours are not taken down with it
                         tick(self.name, 1, self._encode(record, [(each, sample)], cells))
                         continue
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - as for videos
                     self._fail(record, each, error)
                     tick(self.name, 1, 1)
                     continue
@@ -345,7 +346,7 @@ class _OpenEncode(_Worker):
             return []
         try:
             return list(opened.encode(samples))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed on to become the clip's row
             if len(samples) == 1:
                 return [error]
             return [made for sample in samples for made in self._run(opened, [sample])]

@@ -28,6 +28,8 @@ class Summary:
     """clips, kept, too_short, not_selected, failed, to_do, without_caption."""
     stage_seconds: dict[str, float]
     """Busy seconds per stage, over all workers."""
+    working_seconds: float
+    """From the first stage's first shard to the last stage's last: without start-up, planning and merging."""
     seconds: float
     left: tuple[str, ...]
     """Shards that stopped and why; the next run goes on with them."""
@@ -58,7 +60,7 @@ class Summary:
         plan, videos, clips = self.plan, self.videos, self.clips
         lines = [
             f"videos   {sum(videos.values())} planned = {videos['scanned']} scanned + {videos['failed']} failed + {videos['to_do']} to do; "
-            f"{plan.absent} without file, {plan.malformed} malformed rows",
+            f"{plan.absent} without file, {plan.malformed} unusable rows",
             f"clips    {clips['clips']} = {clips['kept']} kept + {clips['too_short'] + clips['not_selected']} rejected "
             f"({clips['too_short']} too_short, {clips['not_selected']} not selected) + {clips['failed']} failed + {clips['to_do']} to do",
         ]
@@ -101,6 +103,7 @@ def summarize(
         videos={"scanned": scanned, "failed": failed, "to_do": planned - scanned - failed},
         clips=clips,
         stage_seconds=busy_seconds(records),
+        working_seconds=working_seconds(records),
         seconds=time.time() - began,
         left=tuple(f"{record.shard}: {record.stopped}" for record in records if record.stopped),
         failures=tuple(failures),
@@ -114,3 +117,9 @@ def busy_seconds(records: Sequence[Record]) -> dict[str, float]:
         for stage, (start, end) in record.spans.items():
             busy[stage] += end - start
     return dict(busy)
+
+
+def working_seconds(records: Sequence[Record]) -> float:
+    """Seconds from when the first stage began on its first shard to when the last stage ended on its last."""
+    spans = [span for record in records for span in record.spans.values()]
+    return max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0.0

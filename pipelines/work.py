@@ -14,7 +14,7 @@ import pyarrow as pa
 from catalogs.queries import matching, wide_sql
 from pipelines.recipes import Recipe
 from vapdata.clip import Caption
-from vapdata.step import Product, Source
+from vapdata.step import Product
 
 MAX_ATTEMPTS = 3
 CONSTANTS = "constants"
@@ -47,8 +47,8 @@ class ShardWork:
     """Products whose rows without clip are still to be written."""
 
 
-def shards_with_work(con: Any, source: Source, recipe: Recipe, where: str, kinds: Mapping[str, str], *, only: Sequence[str] | None) -> list[ShardWork]:
-    """Everything that a build of `source` with `recipe` still has to do, by shard, in shard order.
+def shards_with_work(con: Any, dataset: str, recipe: Recipe, where: str, kinds: Mapping[str, str], *, only: Sequence[str] | None) -> list[ShardWork]:
+    """Everything that a build of `dataset` with `recipe` still has to do, by shard, in shard order.
 
     `kinds` are the scores that `where` may speak of, whether or not any clip has them yet.
     """
@@ -58,9 +58,9 @@ def shards_with_work(con: Any, source: Source, recipe: Recipe, where: str, kinds
         con.executemany("insert into only_videos values (?)", [[video] for video in only]) if only else None
     restrict = "true" if only is None else "v.video_id in (from only_videos)"
     works: dict[str, ShardWork] = {}
-    for row in _videos_to_scan(con, source.dataset, restrict):
+    for row in _videos_to_scan(con, dataset, restrict):
         works.setdefault(row["shard"], ShardWork(shard=row["shard"])).videos.append(row)
-    for shard, todo in _clips_to_encode(con, source.dataset, recipe, where, restrict):
+    for shard, todo in _clips_to_encode(con, dataset, recipe, where, restrict):
         works.setdefault(shard, ShardWork(shard=shard)).todo.append(todo)
     constants = _constants_to_write(con, recipe)
     if constants:

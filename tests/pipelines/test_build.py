@@ -18,6 +18,8 @@ from pipelines.summary import Summary
 from vapdata.errors import CallError, CatalogLocked, RunError
 from vapdata.sources.folder import Folder
 
+pytestmark = pytest.mark.slow
+
 Build = Callable[..., Summary]
 Query = Callable[[Path, str], list[tuple]]
 TENSORS = ("frames", "masks", "latents", "texts")
@@ -154,7 +156,7 @@ def test_a_changed_caption_makes_its_texts_and_masks_anew_and_nothing_else(
     source = folder_of(videos, tmp_path / "root", mp4s[:3], captions="file,caption\n" + rows)
     catalog = tmp_path / "catalog"
     build_tiny(catalog, source=source)
-    places = f"select product, clip_id, file, row_group, text_sha256 from {{}} where clip_id is not null and product <> 'thumb-256'"
+    places = "select product, clip_id, file, row_group, text_sha256 from {} where clip_id is not null and product <> 'thumb-256'"
     before = {table: set(query(catalog, places.format(table).replace(", text_sha256", "" if table in ("texts", "masks") else ", null"))) for table in TENSORS}
     whole = query(catalog, "select clip_id from clips where whole order by 1")
     changed = whole[0][0].partition("/")[2]
