@@ -87,7 +87,7 @@ class Estimate:
         """The estimate as a terminal shows it."""
         share = f"{self.kept} of {self.clips} clips kept"
         lines = [
-            f"videos   {self.listed} listed, {self.absent} without file, {self.malformed} malformed rows; {self.to_scan} to scan",
+            f"videos   {self.listed} listed, {self.absent} without file, {self.malformed} unusable rows; {self.to_scan} to scan",
             f"shards   {self.shards} new",
             f"sample   {self.sampled} videos built and thrown away: {share}, {self.failed} failed",
             f"clips    about {self.clips_to_encode:.0f} to encode, {self.to_encode} of them scanned earlier",
@@ -131,7 +131,7 @@ def estimate(request: Request) -> Estimate:
         recipe=request.recipe.name,
         listed=listing.rows.num_rows,
         absent=listing.rows.num_rows - sum(listing.rows.column("present").to_pylist()),
-        malformed=len([row for row in listing.bad if row.permanent]),
+        malformed=len(listing.bad),
         shards=len(set(shard_names("plan", 0, [video["seconds"] for video in fresh], size))),
         to_scan=scan,
         to_encode=encode,
@@ -191,7 +191,7 @@ def _left(request: Request, videos: Sequence[dict[str, Any]], where: str | None)
     con = connect(catalog)
     known = {row[0] for row in con.execute("select video_id from videos where dataset = ?", [request.source.dataset]).fetchall()}
     only = None if request.limit is None else [video["video_id"] for video in videos]
-    works = shards_with_work(con, request.source, request.recipe, text, kinds_of(request), only=only)
+    works = shards_with_work(con, request.source.dataset, request.recipe, text, kinds_of(request), only=only)
     con.close()
     fresh = [video for video in videos if video["video_id"] not in known]
     return fresh, len(fresh) + sum(len(work.videos) for work in works), sum(len(work.todo) for work in works)

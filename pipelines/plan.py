@@ -276,13 +276,17 @@ def _caption_row(clip_id: str, shard: str, whole: bool, text: str | None) -> dic
 def _append_unplanned(con: Any, catalog: Catalog, source: Source, bad: Sequence[BadRow], run_id: str) -> None:
     absent = con.execute("select video_id, uri from listing where not present and video_id not in (select video_id from videos)").fetchall()
     rows = [_failure(video_id, "NoFile", f"{uri}: the dataset names this file, it is not under the root; get it and build again", False) for video_id, uri in absent]
-    rows += [_failure(row.video_id or f"{source.dataset}/{row.where}", row.error, row.message if row.where in row.message else f"{row.where}: {row.message}", row.permanent) for row in bad]
+    rows += [_failure(row.video_id or f"{source.dataset}/{row.where}", row.error, _told(row), row.permanent) for row in bad]
     known = {tuple(row) for row in con.execute("select video_id, message from failures where step = 'plan'").fetchall()}
     fresh = {(row["video_id"], row["message"]): row for row in rows if (row["video_id"], row["message"]) not in known}
     for row in bad:
         log.info("%s: %s", row.where, row.message)
     if fresh:
         catalog.append({"failures": list(fresh.values())}, run_id=run_id)
+
+
+def _told(row: BadRow) -> str:
+    return row.message if row.where in row.message else f"{row.where}: {row.message}"
 
 
 def _failure(video_id: str, error: str, message: str, permanent: bool) -> dict[str, Any]:

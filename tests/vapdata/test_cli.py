@@ -194,7 +194,7 @@ def test_plan_says_what_a_build_would_do_and_writes_no_catalog(tmp_path: Path, c
     arguments = ["build", "--source", "synthetic", "--root", str(tmp_path / "videos"), "--catalog", str(tmp_path / "catalog"), "--recipe", "tiny"]
     assert cli.run([*arguments, "--set", "synthetic.count=3", "--plan"]) == 0
     shown = capsys.readouterr().out
-    assert "videos   3 listed, 0 without file, 0 malformed rows; 3 to scan" in shown
+    assert "videos   3 listed, 0 without file, 0 unusable rows; 3 to scan" in shown
     assert "tiny-cogvideox-vae-9x96x160-16fps" in shown
     assert not (tmp_path / "catalog").exists()
 
