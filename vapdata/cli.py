@@ -80,6 +80,7 @@ def build(
     from pipelines.recipes import recipe as named
     from pipelines.recipes import with_settings
     from vapdata import settings as parsing
+    from vapdata import tiny, weights
     from vapdata.registry import load
     from vapdata.screen import progress
     from vapdata.sources import SOURCES
@@ -100,6 +101,8 @@ def build(
     with progress() as show:
         summary = run(request, show=show)
     _print_lines(summary.lines())
+    if any(weights.is_tiny(weight) for encoder in made.encoders for weight in encoder.weights()):
+        _print_lines([f"note     {tiny.NOTE}"])
 
 
 @commands.command()
