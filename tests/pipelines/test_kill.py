@@ -1,10 +1,12 @@
 """Kill -9 of the whole process tree, at states counted in files written; the same command then goes on."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,24 +29,39 @@ def written(catalog: Path) -> int:
     return sum(name.endswith((".parquet", ".json")) for _, _, names in os.walk(catalog) for name in names)
 
 
+def marked(mark: str) -> list[psutil.Process]:
+    """Every process that inherited `mark`: Ray's own, which leave the tree of the command that started them, too."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("VAPDATA_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def kill_all(mark: str) -> None:
+    """Kill -9 until nothing with `mark` is left."""
+    while tree := marked(mark):
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(tree, timeout=10)
+
+
 def run_until(files: int, videos: Path, catalog: Path) -> bool:
     """Starts the build and kills its whole tree once there are so many files; False when it ended before."""
-    process = subprocess.Popen(command(videos, catalog), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while process.poll() is None:
-        if written(catalog) >= files:
-            break
-        time.sleep(0.005)
-    if process.poll() is not None:
-        return False
-    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for each in tree:
-        try:
-            each.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(tree, timeout=10)
-    process.wait()
-    return True
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, "VAPDATA_TEST_MARK": mark}
+    process = subprocess.Popen(command(videos, catalog), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        while process.poll() is None and written(catalog) < files:
+            time.sleep(0.005)
+        return process.poll() is None
+    finally:
+        kill_all(mark)
+        process.wait()
 
 
 def test_ten_kills_leave_the_catalog_of_an_undisturbed_build(

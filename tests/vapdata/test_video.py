@@ -322,7 +322,8 @@ def test_decord_gives_the_same_frames_on_every_real_clip_that_it_opens(real_clip
 
 
 def assert_same_frames(ours: OpenVideo, reader: Any, exact: bool) -> None:
-    chosen = {0, 1, len(reader) // 2, len(reader) - 1}
+    # The last but one leads to the last: decord's own jump to the last frame of mma_test.avi shows garbage at times.
+    chosen = {0, 1, len(reader) // 2, len(reader) - 2, len(reader) - 1}
     image, turned = video._Imager(ours, Fit()), video._Imager(ours, Fit(), turned=True)
     for index, (_, picture) in enumerate(ours.pictures(0.0)):
         if index in chosen:
