@@ -322,12 +322,12 @@ def test_decord_gives_the_same_frames_on_every_real_clip_that_it_opens(real_clip
 
 
 def assert_same_frames(ours: OpenVideo, reader: Any, exact: bool) -> None:
-    # The last but one leads to the last: decord's own jump to the last frame of mma_test.avi shows garbage at times.
-    chosen = {0, 1, len(reader) // 2, len(reader) - 2, len(reader) - 1}
+    chosen = {0, 1, len(reader) // 2, len(reader) - 1}
     image, turned = video._Imager(ours, Fit()), video._Imager(ours, Fit(), turned=True)
     for index, (_, picture) in enumerate(ours.pictures(0.0)):
+        decoded = reader[index]  # each in turn: decord's own jumps in mma_test.avi show garbage at times
         if index in chosen:
-            other = turned(av.VideoFrame.from_ndarray(reader[index].asnumpy(), "rgb24"))
+            other = turned(av.VideoFrame.from_ndarray(decoded.asnumpy(), "rgb24"))
             away = np.abs(image(picture).astype(np.int16) - other)
             assert away.max() == 0 if exact else away.mean() < 1.5, (ours.name, index)
     assert index == len(reader) - 1, ours.name
@@ -335,7 +335,7 @@ def assert_same_frames(ours: OpenVideo, reader: Any, exact: bool) -> None:
 
 def test_sampling_through_decord_picks_the_same_frames(real_clips: Path, counting: Path) -> None:
     sampling = Sampling(frames=9, height=96, width=160, fps=4, short="slow")
-    for name in ("tav_skiing.mp4", "mp_fire2.mp4", "tc_nasa_rotated.mp4", "mma_test.avi", "tc_av1.mkv", "iio_newtonscradle.gif"):
+    for name in ("tav_skiing.mp4", "mp_fire2.mp4", "tc_nasa_rotated.mp4", "tc_av1.mkv", "iio_newtonscradle.gif"):
         path = real_clips / "clips" / name
         ours, theirs = (video.sample(path, 0.25, 0.5, sampling, reader=reader) for reader in ("pyav", "decord"))
         assert np.abs(ours.astype(np.int16) - theirs).mean(axis=(1, 2, 3)).max() < 3.0, name
