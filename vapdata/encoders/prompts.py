@@ -11,9 +11,16 @@ from jaxtyping import Float
 
 from vapdata.backbones import Backbone, backbone
 from vapdata.clip import Caption
-from vapdata.encoders.t5 import CONSTANT, speakable
 from vapdata.errors import CallError
 from vapdata.weights import Weight
+
+CONSTANT = "constant"
+"""Captioner of the prompts that belong to no clip."""
+
+
+def speakable(text: str) -> str:
+    """`text` with lone surrogates replaced: tokenizers take UTF-8 only."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def clean(text: str) -> str:
@@ -71,13 +78,13 @@ def encoder_weight(facts: Backbone, model: str | None) -> Weight:
     )
 
 
-def tokenizer_weight(facts: Backbone, model: str | None) -> Weight:
-    """The folder of the backbone's tokenizer, or of `model`'s."""
+def tokenizer_weight(facts: Backbone, model: str | None, words: str = "tokenizer.json|spiece.model") -> Weight:
+    """The folder of the backbone's tokenizer, or of `model`'s; `words` are the files that may hold it, the hub's own first."""
     text = facts.text
     repo, aliases = (text.repo, text.aliases) if text.repo else (facts.repo, facts.aliases)
     return Weight(
         repo=model or repo,
         subfolder=text.tokenizer_subfolder,
-        files=("tokenizer_config.json", "tokenizer.json|spiece.model"),
+        files=("tokenizer_config.json", words),
         aliases=() if model else aliases,
     )

@@ -14,11 +14,9 @@ from vapdata import weights as stores
 from vapdata.backbones import Backbone, backbone
 from vapdata.clip import Caption, Sample
 from vapdata.encoders import device as devices
+from vapdata.encoders.prompts import encoder_weight, speakable, tokenizer_weight, unconditional
 from vapdata.step import Cell, Product
 from vapdata.weights import Weight
-
-CONSTANT = "constant"
-"""Captioner of the prompts that belong to no clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +79,7 @@ class T5:
 
     def weights(self) -> Sequence[Weight]:
         """The encoder's and the tokenizer's folder."""
-        facts = self.facts
-        repo, aliases = self.model or facts.repo, () if self.model else facts.aliases
-        encoder = Weight(
-            repo=repo,
-            subfolder=facts.text.subfolder,
-            stem="model",
-            hub_files=facts.text.hub_files,
-            bytes=facts.text.bytes,
-            aliases=aliases,
-        )
-        files = ("tokenizer_config.json", "spiece.model|tokenizer.json")
-        tokenizer = Weight(repo=repo, subfolder=facts.text.tokenizer_subfolder, files=files, aliases=aliases)
-        return (encoder, tokenizer)
+        return (encoder_weight(self.facts, self.model), tokenizer_weight(self.facts, self.model, "spiece.model|tokenizer.json"))
 
     def open(self, device: str | None = None) -> "OpenT5":
         """Loads encoder and tokenizer."""
@@ -132,10 +118,7 @@ class OpenT5:
 
     def constants(self) -> list[Cell]:
         """The empty and the negative prompt: dropout and guidance need them."""
-        captions = (
-            Caption(text="", captioner=CONSTANT, role="empty"),
-            Caption(text=self._spec.negative_prompt, captioner=CONSTANT, role="negative"),
-        )
+        captions = unconditional(self._spec.negative_prompt)
         embedded = self.embed([caption.text for caption in captions])
         return [
             self._cell(caption.text, rows, None, caption) for caption, rows in zip(captions, embedded, strict=True)
@@ -167,8 +150,3 @@ class OpenT5:
         return Cell(
             product=self._product, clip_id=clip_id, data=data, shape=data.shape, caption=caption, columns=columns
         )
-
-
-def speakable(text: str) -> str:
-    """`text` with lone surrogates replaced: tokenizers take UTF-8 only."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from vapdata import weights
 from vapdata.clip import Sample
-from vapdata.encoders.t5 import T5, speakable
+from vapdata.encoders.prompts import speakable
+from vapdata.encoders.t5 import T5
 
 
 @pytest.fixture
