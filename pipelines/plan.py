@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from catalogs.queries import connect
 from catalogs.store import Catalog
+from pipelines.record import caption_row, failure_row
 from vapdata.clip import BadRow, Caption, Video, quote, split_of
 from vapdata.errors import CallError
 from vapdata.step import Source
@@ -211,12 +212,11 @@ def _append_resized(con: Any, catalog: Catalog, run_id: str, columns: str) -> No
     if not changed.num_rows:
         return
     failures = [
-        _failure(
+        _unplanned(
             row["video_id"],
             "FileChanged",
             f"{row['uri']}: {row['old_bytes']} bytes when its good part was scanned, {row['bytes']} now; "
             "its clip stays as it was, build a new catalog (--catalog PATH) to have all of it",
-            False,
         )
         for row in changed.filter(changed["scanned"]).to_pylist()
     ]
@@ -256,27 +256,19 @@ def _append_changed_captions(con: Any, catalog: Catalog, run_id: str) -> int:
         return 0
     con.register("changed", changed)
     clips = con.execute("select c.clip_id, c.shard, c.whole, v.caption from clips c join changed v using (video_id)").fetchall()
-    captions = [_caption_row(*clip) for clip in clips]
+    captions = [_told_by_source(*clip) for clip in clips]
     catalog.append({"videos": changed, "captions": captions}, run_id=run_id)
     return len(captions)
 
 
-def _caption_row(clip_id: str, shard: str, whole: bool, text: str | None) -> dict[str, Any]:
-    caption = Caption(text=text or "", captioner="source", role="source" if whole else "source_parent")
-    return {
-        "clip_id": clip_id,
-        "shard": shard,
-        "captioner": caption.captioner,
-        "role": caption.role,
-        "text": caption.text,
-        "text_sha256": caption.text_sha256,
-    }
+def _told_by_source(clip_id: str, shard: str, whole: bool, text: str | None) -> dict[str, Any]:
+    return caption_row(clip_id, Caption(text=text or "", captioner="source", role="source" if whole else "source_parent"), shard)
 
 
 def _append_unplanned(con: Any, catalog: Catalog, source: Source, bad: Sequence[BadRow], run_id: str) -> None:
     absent = con.execute("select video_id, uri from listing where not present and video_id not in (select video_id from videos)").fetchall()
-    rows = [_failure(video_id, "NoFile", f"{uri}: the dataset names this file, it is not under the root; get it and build again", False) for video_id, uri in absent]
-    rows += [_failure(row.video_id or f"{source.dataset}/{row.where}", row.error, _told(row), row.permanent) for row in bad]
+    rows = [_unplanned(video_id, "NoFile", f"{uri}: the dataset names this file, it is not under the root; get it and build again") for video_id, uri in absent]
+    rows += [_unplanned(row.video_id or f"{source.dataset}/{row.where}", row.error, _told(row), permanent=row.permanent) for row in bad]
     known = {tuple(row) for row in con.execute("select video_id, message from failures where step = 'plan'").fetchall()}
     fresh = {(row["video_id"], row["message"]): row for row in rows if (row["video_id"], row["message"]) not in known}
     for row in bad:
@@ -289,14 +281,5 @@ def _told(row: BadRow) -> str:
     return row.message if row.where in row.message else f"{row.where}: {row.message}"
 
 
-def _failure(video_id: str, error: str, message: str, permanent: bool) -> dict[str, Any]:
-    return {
-        "shard": None,
-        "video_id": video_id,
-        "clip_id": None,
-        "step": "plan",
-        "error": error,
-        "message": message,
-        "attempts": 1,
-        "permanent": permanent,
-    }
+def _unplanned(video_id: str, error: str, message: str, *, permanent: bool = False) -> dict[str, Any]:
+    return failure_row(step="plan", video_id=video_id, error=error, message=message, permanent=permanent)

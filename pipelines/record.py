@@ -4,13 +4,14 @@ A few kilobytes: rows and names of tensor files, never frames. The driver commit
 Exercised by `pytest tests/pipelines/test_stages.py`.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.work import ShardWork, Todo
-from vapdata.clip import Caption, Clip
+from vapdata.clip import Caption, Clip, Video
 from vapdata.errors import ClipError
 from vapdata.step import Cell, Product
 
@@ -40,18 +41,25 @@ class Record:
 
     def fail(self, step: str, error: BaseException, *, video_id: str | None, clip_id: str | None) -> None:
         """Adds the row of `failures` for `error`."""
-        self.rows["failures"].append(
-            {
-                "shard": self.shard,
-                "video_id": video_id,
-                "clip_id": clip_id,
-                "step": step,
-                "error": type(error).__name__,
-                "message": " ".join(str(error).split()) or type(error).__name__,
-                "attempts": 1,
-                "permanent": is_permanent(error),
-            }
-        )
+        message = " ".join(str(error).split()) or type(error).__name__
+        told = {"shard": self.shard, "video_id": video_id, "clip_id": clip_id, "step": step}
+        self.rows["failures"].append(failure_row(**told, error=type(error).__name__, message=message, permanent=is_permanent(error)))
+
+
+def failure_row(
+    *, step: str, error: str, message: str, permanent: bool, video_id: str | None, clip_id: str | None = None, shard: str | None = None
+) -> dict[str, Any]:
+    """A row of `failures`, of a first attempt."""
+    return {
+        "shard": shard,
+        "video_id": video_id,
+        "clip_id": clip_id,
+        "step": step,
+        "error": error,
+        "message": message,
+        "attempts": 1,
+        "permanent": permanent,
+    }
 
 
 def is_permanent(error: BaseException) -> bool:
@@ -60,6 +68,27 @@ def is_permanent(error: BaseException) -> bool:
     That counts memory, connections and time-outs, and also mistakes of ours, which an upgrade may mend.
     """
     return isinstance(error, ClipError) and error.permanent
+
+
+def video_of(row: dict[str, Any]) -> Video:
+    """A row of `videos` as the video that planning saw."""
+    return Video(
+        video_id=row["video_id"],
+        dataset=row["dataset"],
+        name=row["name"],
+        uri=row["uri"],
+        split_group=row["split_group"],
+        caption=row["caption"],
+        label=row["label"],
+        license=row["license"],
+        split=row["split"],
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        folder_fps=row["folder_fps"],
+        seconds=row["seconds"],
+        bytes=row["bytes"],
+        scores={name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(row["source_scores"] or "{}").items()},
+    )
 
 
 def clip_row(clip: Clip, shard: str) -> dict[str, Any]:

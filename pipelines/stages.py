@@ -6,7 +6,6 @@ a `failures` row, and its shard goes on. Exercised by `pytest tests/pipelines/te
 
 import errno
 import io
-import json
 import logging
 import resource
 import time
@@ -22,7 +21,7 @@ from catalogs.store import Catalog, settings_sha256
 from catalogs.tables import TABLES
 from catalogs.tensors import pack
 from pipelines.recipes import EncodeStage, Recipe
-from pipelines.record import Record, caption_row, clip_row, tensor_row
+from pipelines.record import Record, caption_row, clip_row, tensor_row, video_of
 from pipelines.work import CONSTANTS, Todo, choose_caption, needs, selected_now
 from vapdata.clip import Caption, Clip, Sample, Score, Video, path_under
 from vapdata.decoder import Decoder
@@ -215,7 +214,7 @@ class _OpenScan(_Worker):
         self.store(record, THUMB, thumbs)
 
     def _video(self, record: Record, row: dict[str, Any]) -> list[Cell]:
-        video = _video_of(row)
+        video = video_of(row)
         path = path_under(self.job.root, video.uri)
         try:
             probe = self.decoder.probe(path, folder_fps=video.folder_fps)
@@ -370,26 +369,6 @@ def _named(error: Exception, uri: str) -> Exception:
     if uri in str(error) or not isinstance(error, ClipError):
         return error
     return type(error)(f"{uri}: {error}")
-
-
-def _video_of(row: dict[str, Any]) -> Video:
-    return Video(
-        video_id=row["video_id"],
-        dataset=row["dataset"],
-        name=row["name"],
-        uri=row["uri"],
-        split_group=row["split_group"],
-        caption=row["caption"],
-        label=row["label"],
-        license=row["license"],
-        split=row["split"],
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-        folder_fps=row["folder_fps"],
-        seconds=row["seconds"],
-        bytes=row["bytes"],
-        scores={name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(row["source_scores"] or "{}").items()},
-    )
 
 
 def _score_row(clip_id: str, shard: str, score: Score, by: str) -> dict[str, Any]:
