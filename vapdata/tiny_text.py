@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vapdata import tiny
+from vapdata import tiny_draw
 
 UMT5: dict[str, Any] = {
     "d_model": 64,
@@ -153,7 +153,7 @@ def makers(name: str) -> dict[str, Callable[[Path], None]]:
 
 def umt5_vocabulary() -> list[tuple[str, float]]:
     """Pieces of at most two letters, so that nearly every word falls into several tokens; and some Chinese."""
-    short = [(piece, score) for piece, score in tiny.vocabulary() if len(piece.strip("▁<>/")) <= 2 or piece.startswith("<")]
+    short = [(piece, score) for piece, score in tiny_draw.vocabulary() if len(piece.strip("▁<>/")) <= 2 or piece.startswith("<")]
     return short + [(character, -1.0) for character in dict.fromkeys(CHINESE)]
 
 
@@ -162,7 +162,7 @@ def xlm_vocabulary() -> list[tuple[str, float]]:
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pairs = [first + second for first, second in pairwise(CHINESE)]
     chinese = [(piece, -1.0) for piece in dict.fromkeys([*CHINESE, *pairs])]
-    return special + [one for one in tiny.vocabulary() if not one[0].startswith("<")] + chinese + [("<mask>", 0.0)]
+    return special + [one for one in tiny_draw.vocabulary() if not one[0].startswith("<")] + chinese + [("<mask>", 0.0)]
 
 
 def llama_vocabulary() -> dict[str, int]:
@@ -170,7 +170,7 @@ def llama_vocabulary() -> dict[str, int]:
     from tokenizers import pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = dict.fromkeys([*TEMPLATE_WORDS.split(), *tiny.WORDS.split()])
+    words = dict.fromkeys([*TEMPLATE_WORDS.split(), *tiny_draw.WORDS.split()])
     pieces = [*letters, "ĊĊ", *words, *(f"Ġ{word}" for word in words), *LLAMA_SPECIAL]
     return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
 
@@ -179,7 +179,7 @@ def _save(model: Any, salt: str, path: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    tiny.fill(model, salt)
+    tiny_draw.fill(model, salt)
     model.save_pretrained(path, safe_serialization=True)
 
 
@@ -216,12 +216,12 @@ def _save_clip_xlm(path: Path) -> None:
     XLMRobertaConfig(vocab_size=len(xlm_vocabulary()), **XLM_ROBERTA).save_pretrained(with_folder)
     text = {**CLIP_XLM["text_cfg"], "hf_model_name": str(with_folder), "hf_model_pretrained": False}
     model = open_clip.CustomTextCLIP(**{**CLIP_XLM, "text_cfg": text})
-    tiny.fill(model, "clip_xlm")
+    tiny_draw.fill(model, "clip_xlm")
     for file in with_folder.iterdir():
         file.unlink()
     with_folder.rmdir()
     path.mkdir()
-    preprocess = {"mean": tiny.CLIP_MEAN, "std": tiny.CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {"mean": tiny_draw.CLIP_MEAN, "std": tiny_draw.CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP_XLM, "preprocess_cfg": preprocess}, indent=2))
     save_file(model.state_dict(), path / "open_clip_model.safetensors")
 

@@ -29,8 +29,8 @@ def makers(name: str) -> dict[str, Callable[[Path], None]]:
 def _save(model_class: str, config: dict[str, Any], path: Path) -> None:
     import diffusers
 
-    from vapdata import tiny
+    from vapdata import tiny_draw
 
     model = getattr(diffusers, model_class)(**config)
-    tiny.fill(model, "vae")
+    tiny_draw.fill(model, "vae")
     model.save_pretrained(path, safe_serialization=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vapdata import tiny
+from vapdata import tiny, tiny_draw
 from vapdata.errors import RunError
 
 MAKE = "from vapdata import tiny; print(tiny.folder('tiny-cogvideox'))"
@@ -42,16 +42,16 @@ def test_two_makers_at_once_leave_one_whole_folder(tmp_path: Path, monkeypatch: 
 
 def test_a_parameter_is_drawn_from_its_name_alone() -> None:
     # Fixed numbers: another numpy, torch or machine must give the same weights, or their version would lie.
-    drawn = tiny._draw("vae.encoder.conv_in.conv.weight", (2, 3))
+    drawn = tiny_draw._draw("vae.encoder.conv_in.conv.weight", (2, 3))
     assert drawn.dtype == np.float32
-    np.testing.assert_array_equal(drawn, tiny._draw("vae.encoder.conv_in.conv.weight", (2, 3)))
-    assert not np.array_equal(drawn, tiny._draw("vae.encoder.conv_out.conv.weight", (2, 3)))
+    np.testing.assert_array_equal(drawn, tiny_draw._draw("vae.encoder.conv_in.conv.weight", (2, 3)))
+    assert not np.array_equal(drawn, tiny_draw._draw("vae.encoder.conv_out.conv.weight", (2, 3)))
     expected = [0.79248780, -0.30131990, -0.39678949, -0.56430000, 0.05428120, -0.63964409]
     np.testing.assert_allclose(drawn.ravel(), expected, rtol=1e-6)
 
 
 def test_drawn_weights_have_the_variance_of_their_fan_in() -> None:
-    drawn = tiny._draw("a.weight", (400, 100))
+    drawn = tiny_draw._draw("a.weight", (400, 100))
     assert abs(drawn.std() - 0.1) < 0.002
     assert abs(drawn.mean()) < 0.002
 
@@ -70,6 +70,6 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
 
 
 def test_the_vocabulary_has_no_doubles_and_starts_as_t5_does() -> None:
-    pieces = [piece for piece, _ in tiny.vocabulary()]
+    pieces = [piece for piece, _ in tiny_draw.vocabulary()]
     assert pieces[:3] == ["<pad>", "</s>", "<unk>"]
     assert len(set(pieces)) == len(pieces)
