@@ -219,7 +219,7 @@ TABLES: dict[str, Table] = {
                 *_GEOMETRY,
                 _text("kind", "video, first or condition", required=True),
                 _count("pixel_frames", "pixel frames that went in", required=True),
-                _number("fps", "rate they were sampled at", unit="1/s"),
+                _number("fps", "rate they were sampled at; null with short=slow, where a short clip has a rate of its own", unit="1/s"),
                 _count("latent_frames", "latent frames that came out", required=True),
                 _count("temporal_stride", "pixel frames per latent frame", required=True),
                 _flag("first_alone", "the first latent frame covers one pixel frame", required=True),

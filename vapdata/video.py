@@ -8,7 +8,8 @@ Which decoder. PyAV, always. That is the measured rule: on the 53 of the shared 
 (it cannot open AV1 and GIF), one thread each, decord takes 1.4 x PyAV's CPU time at full size, 1.24 x when it resizes
 to 320 pixels (1.15 x with the same bilinear kernel), and 1.4 x for nine frames out of the middle, since it indexes the
 whole file first (`benchmarks/decode.py`, `benchmarks/RESULTS.md`). `sample(..., reader="decord")` is there to measure
-again on other machines: it shows the same frames, at full size bit for bit where colours have 8 bits.
+again on other machines: read in order it shows the same frames, at full size bit for bit where colours have 8 bits; its
+jumps are not to be trusted (one to the last frame of an AVI of the shared set gave garbage that varied from run to run).
 
 A folder of numbered pictures is a video too, for callers that say at which rate it is shown (`folder_fps`).
 

@@ -212,7 +212,7 @@ class OpenVae:
             "pixel_width": sampling.width,
             "kind": self._kind,
             "pixel_frames": self._pixel_frames,
-            "fps": float(sampling.fps),
+            "fps": float(sampling.fps) if sampling.short != "slow" else None,  # then a short clip has a rate of its own
             "latent_frames": latent_frames,
             "temporal_stride": self._pixel_frames if blended else law.stride,
             "first_alone": first_alone,
