@@ -1,0 +1,91 @@
+"""What travels from the loader to a method: sides, batches, and what a method asks for.
+
+Shapes: B micro-batch, C latent channels, T latent frames, H W latent rows and columns, M text rows, E their width.
+Exercised by `pytest tests/train/test_batch.py`.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a method wants of every clip. The index finds the products; a missing one ends the run in its first second."""
+
+    text: bool = True
+    """The caption's embedding, and the empty prompt's for dropout."""
+    pooled: bool = False
+    """HunyuanVideo's pooled CLIP-L text vector."""
+    first: int = 0
+    """Pixel frames of the first-frames latent (CogVideoX-I2V: 1; FCA: 1 or 2); 0 for none."""
+    condition: bool = False
+    """The image-condition latent of Wan-I2V and HunyuanVideo's latent_concat."""
+    image_tokens: str | None = None
+    """`tower` of the encoder `image_tokens` whose tokens are wanted, e.g. "clip-h"; None for none."""
+    masks: bool = False
+    """CLIP attention, MLP and fused masks."""
+    picture: bool = False
+    """The lossless first frame at the product's size."""
+    keywords: bool = False
+    """Focal Guidance's keyword maps, anchors and spans."""
+    references: int = 0
+    """References per target; above 0 a sample is a target of the table `pairs`."""
+
+    def __or__(self, other: "Reads") -> "Reads":
+        """What both want together. `image_tokens` may be named by one of them, or alike by both."""
+        return Reads(**{each.name: getattr(self, each.name) or getattr(other, each.name) for each in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """B clips of one role, target or reference, scaled and padded by the backbone's rule. What was not asked for is None."""
+
+    clip_ids: tuple[str, ...]
+    video: Float[Tensor, "B C T H W"]
+    """Clean latents, scaled."""
+    text: Float[Tensor, "B M E"] | None = None
+    text_mask: Bool[Tensor, "B M"] | None = None
+    """True for real tokens; CogVideoX attends to padding rows too and ignores this."""
+    pooled: Float[Tensor, "B P"] | None = None
+    first: Float[Tensor, "B C t H W"] | None = None
+    """First-frames latents, scaled as the backbone scales image latents."""
+    condition: Float[Tensor, "B C T H W"] | None = None
+    """Image-condition latents, scaled; the mask channels are derived by the backbone."""
+    image_tokens: Float[Tensor, "B N K"] | None = None
+    masks: Float[Tensor, "B 3 h w"] | None = None
+    """Attention, MLP and fused mask, 0..1."""
+    picture: UInt8[Tensor, "B 3 y x"] | None = None
+    """RGB first frames."""
+
+    def to(self, device: torch.device) -> "Side":
+        """The same side on `device`; copies from pinned memory do not wait."""
+        moved = {each.name: value.to(device, non_blocking=True) for each in fields(self) if isinstance(value := getattr(self, each.name), Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One micro-batch. Everything random about it follows from `seeds`, which know neither rank nor worker."""
+
+    step: int
+    """Optimiser step it belongs to, counted from 0."""
+    target: Side
+    references: tuple[Side, ...] = ()
+    """References of each target, nearest to it in time last; all of one latent shape."""
+    weights: Float[Tensor, " B"]
+    """1, or 0 for a repeat that fills up a short last batch."""
+    seeds: tuple[int, ...]
+    """Per sample, 63 bits from (seed, step, slot in the global batch, clip): see `train.objective.normal`."""
+    timesteps: Float[Tensor, " B"]
+    """Drawn by the backbone's objective, in the units that its transformer takes."""
+    noise: Float[Tensor, "B C T H W"]
+    """Standard normal, for the target."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        changes: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in ("weights", "timesteps", "noise")}
+        return replace(self, target=self.target.to(device), references=tuple(side.to(device) for side in self.references), **changes)

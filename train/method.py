@@ -1,0 +1,186 @@
+"""The shapes that the loop knows: a control method, the module it makes, a backbone, and an objective. Protocols, not base classes.
+
+A method file holds a frozen dataclass (its configuration), modules and a loss; it never sees an optimiser, a
+device id or a path. A backbone file wraps diffusers' own class so that a method finds blocks, token streams and
+attention inputs under the same names in each family. Exercised by `pytest tests/train`.
+
+Shapes: B batch, C T H W latents, L video tokens, M text tokens, D width, h heads, d head dim.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from train.batch import Batch, Reads, Side
+from vapdata import backbones
+
+WrapBlock = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What the loop does to a method's per-block function: activation checkpointing, torch.compile, or nothing."""
+
+
+def unwrapped(block: Callable[..., Any]) -> Callable[..., Any]:
+    """The `WrapBlock` that does nothing."""
+    return block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One token sequence on its way through the blocks: target or reference."""
+
+    video: Float[Tensor, "B L D"]
+    text: Float[Tensor, "B M D"] | None
+    """CogVideoX, HunyuanVideo: the text tokens that walk along. None for Wan."""
+    context: Float[Tensor, "B K D"] | None = None
+    """Wan: what cross-attention reads, [image tokens ; 512 text rows]. None elsewhere."""
+    time: Float[Tensor, "B ..."]
+    """The time vector that modulation reads, as the family's blocks take it."""
+    rotary: tuple[Tensor, Tensor] | None
+    """cos and sin for the video tokens; None where the backbone has no rotary positions (CogVideoX-2B)."""
+    grid: tuple[int, int, int]
+    """Patches along time, height and width: L is their product."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionInputs:
+    """What one block's self-attention is given, after projection, query/key norms and rotary positions; heads apart."""
+
+    query: Float[Tensor, "B h S d"]
+    key: Float[Tensor, "B h S d"]
+    value: Float[Tensor, "B h S d"]
+    """S = M + L where text walks along (in the family's own order), else L."""
+    carry: tuple[Tensor, ...]
+    """Gates and the like that `attention_output` needs again."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a backbone was trained to predict, and from what. Read from its scheduler's config."""
+
+    def timesteps(self, seeds: Sequence[int]) -> Float[Tensor, " B"]:
+        """One draw per seed, in the units the transformer takes (0..999 or 1000 * sigma)."""
+        ...
+
+    def grid(self, count: int) -> Float[Tensor, " count"]:
+        """`count` fixed timesteps, the mid-points of equal parts of the range, for the evaluation grid."""
+        ...
+
+    def noisy(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The noised latents."""
+        ...
+
+    def losses(self, prediction: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Float[Tensor, " B"]:
+        """Per sample: mean squared error against the objective's target, in float32."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A loaded video transformer, frozen unless `train.full` says otherwise, with uniform access to its insides.
+
+    Block functions take the block's module, so that a method may hand in a copy of it (an expert) instead.
+    """
+
+    facts: backbones.Backbone
+    transformer: nn.Module
+    """diffusers' own class, unforked."""
+    objective: Objective
+    scheduler_config: Mapping[str, Any]
+    entry: tuple[str, ...]
+    """Names of the submodules that `embed` uses, e.g. ("patch_embed", "time_embedding")."""
+    blocks_name: str
+    """Name of the list of blocks in the transformer, e.g. "transformer_blocks"."""
+    block_parts: tuple[str, ...]
+    """Names of a block's children, e.g. ("norm1", "attn1", "norm2", "ff")."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks in order."""
+        ...
+
+    def reads(self) -> Reads:
+        """What the backbone itself needs of every clip."""
+        ...
+
+    def model_input(self, noisy: Float[Tensor, "B C T H W"], side: Side) -> Tensor:
+        """The transformer's `hidden_states`: noisy latents in the family's layout, with the image condition where it takes one."""
+        ...
+
+    def forward(self, noisy: Float[Tensor, "B C T H W"], timesteps: Float[Tensor, " B"], side: Side) -> Float[Tensor, "B C T H W"]:
+        """The stock prediction, by the transformer's own forward."""
+        ...
+
+    def embed(
+        self,
+        noisy: Float[Tensor, "B C T H W"],
+        timesteps: Float[Tensor, " B"],
+        side: Side,
+        *,
+        frame_offset: float = 0.0,
+        entry: Mapping[str, nn.Module] | None = None,
+    ) -> Stream:
+        """Tokens, text, time vector and rotary positions. `frame_offset` is added to the temporal positions, in latent frames.
+
+        `entry` replaces the transformer's own entry modules, by name.
+        """
+        ...
+
+    def attention_inputs(self, block: nn.Module, stream: Stream) -> AttentionInputs:
+        """What the block's self-attention is given for this stream."""
+        ...
+
+    def attention_output(self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...]) -> Stream:
+        """The stream after the block: output projection, gates, residual, cross-attention where there is one, feed-forward."""
+        ...
+
+    def head(self, stream: Stream) -> Float[Tensor, "B C T H W"]:
+        """The prediction from the last block's stream."""
+        ...
+
+
+@runtime_checkable
+class MethodModule(Protocol):
+    """A method at work: an nn.Module whose parameters are the method's own, and nothing else's. It holds the backbone unregistered."""
+
+    def forward(self, batch: Batch) -> Float[Tensor, " B"]:
+        """The loss per sample, unweighted."""
+        ...
+
+    def predict(self, noisy: Float[Tensor, "B C T H W"], timesteps: Float[Tensor, " B"], target: Side, references: tuple[Side, ...]) -> Float[Tensor, "B C T H W"]:
+        """The prediction for the target, as sampling asks for it. `target.video` is not looked at."""
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A control method's configuration."""
+
+    name: ClassVar[str]
+    caption_drop: float
+    """Share of samples whose captions, on both sides, become the empty prompt."""
+
+    def reads(self, facts: backbones.Backbone) -> Reads:
+        """What it wants of every clip, the backbone's own needs left out."""
+        ...
+
+    def attach(self, backbone: Backbone, wrap: WrapBlock) -> nn.Module:
+        """The module, a `MethodModule`, with float32 parameters on the backbone's device; parameters that get no gradient are frozen."""
+        ...
+
+    def release_names(self, backbone: Backbone) -> Mapping[str, str]:
+        """Our parameter name -> the name in the authors' released weights; empty where there are none."""
+        ...
+
+
+def attention(query: Float[Tensor, "B h S d"], key: Float[Tensor, "B h K d"], value: Float[Tensor, "B h K d"]) -> Float[Tensor, "B h S d"]:
+    """Softmax attention over all keys, unmasked, scaled by 1/sqrt(d): torch's own kernel, as diffusers calls it."""
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False)
+
+
+def run_block(backbone: Backbone, block: nn.Module, stream: Stream) -> Stream:
+    """One stock block, by way of the uniform access."""
+    inputs = backbone.attention_inputs(block, stream)
+    return backbone.attention_output(block, stream, attention(inputs.query, inputs.key, inputs.value), inputs.carry)
