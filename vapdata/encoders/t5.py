@@ -25,7 +25,7 @@ class T5:
 
     What: the last hidden state of T5 v1.1's encoder, padded to the backbone's row count, no attention mask.
     Reads: caption (a clip without one is encoded as '').
-    Writes: product `<backbone>-t5-226` in `texts`: bf16 (226, D); columns length (true tokens, end mark included) and
+    Writes: product `<backbone>-t5-<rows>` in `texts`: bf16 (rows, D), 226 rows for CogVideoX, 32 for the tiny one; columns length (true tokens, end mark included) and
         text_truncated. Two rows without clip: the empty and the negative prompt.
     Default: negative_prompt ''. bf16 on a GPU, float32 on a CPU.
     Cost: 1.85 MB a clip at D = 4096; the XXL encoder takes 9.5 GB in bf16.
