@@ -120,9 +120,11 @@ class Backbone(Protocol):
         side: Side,
         *,
         frame_offset: float = 0.0,
+        width_offset: float = 0.0,
         entry: Mapping[str, nn.Module] | None = None,
     ) -> Stream:
-        """Tokens, text, time vector and rotary positions. `frame_offset` is added to the temporal positions, in latent frames.
+        """Tokens, text, time vector and rotary positions. `frame_offset` is added to the temporal positions, in latent frames,
+        `width_offset` to the horizontal ones, in patches.
 
         `entry` replaces the transformer's own entry modules, by name.
         """
@@ -159,6 +161,8 @@ class Method(Protocol):
     """A control method's configuration."""
 
     name: ClassVar[str]
+    trains_backbone: ClassVar[bool]
+    """True when it trains the backbone's own weights: then the backbone is what is exported."""
     caption_drop: float
     """Share of samples whose captions, on both sides, become the empty prompt."""
 

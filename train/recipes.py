@@ -1,0 +1,112 @@
+"""Named training runs, as functions: what a paper or a release trained with, and small ones for a tiny backbone.
+
+`python -m train.vap --recipe NAME` takes one; without it a method's first recipe that fits the backbone is taken.
+Exercised by `pytest tests/train/test_recipes.py`.
+"""
+
+from collections.abc import Callable
+
+from train.blocks import Blocks
+from train.checkpoint import Checkpoints
+from train.evaluate import Evaluation
+from train.full import Full
+from train.optimizer import Optimizer
+from train.run import Run
+from train.vap import Vap
+from vapdata import backbones
+from vapdata.errors import CallError
+from vapdata.registry import did_you_mean
+
+
+def vap_tiny(backbone: str) -> Run:
+    """Video-As-Prompt on a tiny backbone: at the papers' 1e-5 a tiny model's loss does not move, so its own rate and warm-up."""
+    return Run(
+        name="vap-tiny",
+        method=Vap(),
+        backbone=backbone,
+        steps=600,
+        global_batch=8,
+        micro_batch=8,
+        optimizer=Optimizer(lr=1e-3, warmup=20, schedule="cosine"),
+        evaluation=Evaluation(every=100, samples=8, timesteps=8),
+        checkpoints=Checkpoints(every=100),
+    )
+
+
+def vap_paper(backbone: str) -> Run:
+    """Video-As-Prompt as the paper states it (ICLR 2026): 1e-5, about 20,000 steps, 48 GPUs with one sample each; AdamW as released."""
+    return _vap("vap-paper", backbone, steps=20_000, lr=1e-5)
+
+
+def vap_released(backbone: str) -> Run:
+    """Video-As-Prompt as the released scripts train it (bytedance/Video-As-Prompt): 5e-5, 60,000 steps."""
+    return _vap("vap-released", backbone, steps=60_000, lr=5e-5)
+
+
+def full_tiny(backbone: str) -> Run:
+    """A tiny backbone from random weights: 2,000 steps of 32 samples."""
+    return Run(
+        name="full-tiny",
+        method=Full(),
+        backbone=backbone,
+        steps=2_000,
+        global_batch=32,
+        micro_batch=32,
+        optimizer=Optimizer(lr=1e-3, warmup=50, schedule="cosine", weight_decay=1e-2),
+        evaluation=Evaluation(every=500, samples=8, timesteps=8),
+        checkpoints=Checkpoints(every=500),
+    )
+
+
+def full_finetune(backbone: str) -> Run:
+    """Full fine-tuning at 1e-5, 32 samples a step: our choice, near what finetrainers' examples use."""
+    return Run(
+        name="full-finetune",
+        method=Full(),
+        backbone=backbone,
+        steps=5_000,
+        global_batch=32,
+        optimizer=Optimizer(lr=1e-5, warmup=200),
+        blocks=Blocks(keep="nothing"),
+    )
+
+
+def _vap(name: str, backbone: str, *, steps: int, lr: float) -> Run:
+    """What paper and release share: methods of 48 single-sample processes, AdamW (0.9, 0.99), weight decay 1e-4, clipping at 1."""
+    warmup = 500 if backbones.backbone(backbone).family == "wan" else 200
+    return Run(
+        name=name,
+        method=Vap(),
+        backbone=backbone,
+        steps=steps,
+        global_batch=48,
+        optimizer=Optimizer(lr=lr, beta1=0.9, beta2=0.99, weight_decay=1e-4, eps=1e-8, clip=1.0, warmup=warmup),
+        blocks=Blocks(keep="nothing"),
+        checkpoints=Checkpoints(every=500),
+    )
+
+
+RECIPES: dict[str, Callable[[str], Run]] = {
+    "vap-tiny": vap_tiny,
+    "vap-paper": vap_paper,
+    "vap-released": vap_released,
+    "full-tiny": full_tiny,
+    "full-finetune": full_finetune,
+}
+"""Recipe name -> function from a backbone's name to a run."""
+
+DEFAULTS = {"vap": ("vap-tiny", "vap-paper"), "full": ("full-tiny", "full-finetune")}
+"""Method -> the recipe for a tiny backbone, and for a real one, when none is named."""
+
+
+def recipe(name: str | None, method: str, backbone: str) -> Run:
+    """The run that `name` makes of `backbone`; None takes the method's default. Raises CallError for a name that is none, or another method's."""
+    facts = backbones.backbone(backbone)
+    chosen = name or DEFAULTS[method][0 if facts.tiny else 1]
+    if chosen not in RECIPES:
+        raise CallError(f"--recipe {chosen!r}: there is no such training recipe{did_you_mean(chosen, RECIPES)}. Known: {', '.join(RECIPES)}.")
+    run = RECIPES[chosen](facts.name)
+    if run.method.name != method:
+        mine = [each for each in RECIPES if each.startswith(f"{method}-")]
+        raise CallError(f"--recipe {chosen}: trains {run.method.name}, this command is train.{method}. Type one of {', '.join(mine)}, or python -m train.{run.method.name}")
+    return run
