@@ -4,8 +4,8 @@ Shapes: B micro-batch, C latent channels, T latent frames, H W latent rows and c
 Exercised by `pytest tests/train/test_batch.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -25,7 +25,7 @@ class Reads:
     condition: bool = False
     """The image-condition latent of Wan-I2V and HunyuanVideo's latent_concat."""
     image_tokens: str | None = None
-    """`tower` of the encoder `image_tokens` whose tokens are wanted, e.g. "clip-h"; None for none."""
+    """`tower` of the encoder `image_tokens` whose tokens are wanted, "wan", "blip2" or "clip"; None for none."""
     masks: bool = False
     """CLIP attention, MLP and fused masks."""
     picture: bool = False
@@ -61,10 +61,13 @@ class Side:
     picture: UInt8[Tensor, "B 3 y x"] | None = None
     """RGB first frames."""
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Side":
+        """The same side with `change` done to every tensor."""
+        return replace(self, **{each.name: change(value) for each in fields(self) if isinstance(value := getattr(self, each.name), Tensor)})
+
     def to(self, device: torch.device) -> "Side":
         """The same side on `device`; copies from pinned memory do not wait."""
-        moved = {each.name: value.to(device, non_blocking=True) for each in fields(self) if isinstance(value := getattr(self, each.name), Tensor)}
-        return replace(self, **moved)
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,11 @@ class Batch:
     noise: Float[Tensor, "B C T H W"]
     """Standard normal, for the target."""
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with `change` done to every tensor."""
+        changed = {name: change(getattr(self, name)) for name in ("weights", "timesteps", "noise")}
+        return replace(self, target=self.target.map(change), references=tuple(side.map(change) for side in self.references), **changed)
+
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
-        changes: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in ("weights", "timesteps", "noise")}
-        return replace(self, target=self.target.to(device), references=tuple(side.to(device) for side in self.references), **changes)
+        """The same batch on `device`; copies from pinned memory do not wait."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))

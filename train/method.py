@@ -42,6 +42,8 @@ class Stream:
     """cos and sin for the video tokens; None where the backbone has no rotary positions (CogVideoX-2B)."""
     grid: tuple[int, int, int]
     """Patches along time, height and width: L is their product."""
+    pad_frames: int = 0
+    """Latent frames that `embed` put in front so that patches fit, and that `head` takes off again (CogVideoX 1.5)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +123,14 @@ class Backbone(Protocol):
         *,
         frame_offset: float = 0.0,
         width_offset: float = 0.0,
+        absolute_positions: bool = True,
         entry: Mapping[str, nn.Module] | None = None,
     ) -> Stream:
-        """Tokens, text, time vector and rotary positions. `frame_offset` is added to the temporal positions, in latent frames,
-        `width_offset` to the horizontal ones, in patches.
+        """Tokens, text, time vector and rotary positions.
 
-        `entry` replaces the transformer's own entry modules, by name.
+        `frame_offset` is added to the temporal positions, in latent frames, `width_offset` to the horizontal ones, in
+        patches. Without `absolute_positions` no position table is added to the tokens, where the backbone has one
+        (CogVideoX-2B, CogVideoX-5B-I2V). `entry` replaces the transformer's own entry modules, by name.
         """
         ...
 

@@ -39,7 +39,10 @@ class VaePeak:
 
 @dataclass(frozen=True, kw_only=True)
 class VaeFacts:
-    """A video VAE. Latents are stored raw; a trainer scales them as it loads them: (z - mean) / std * scaling_factor."""
+    """A video VAE. Latents are stored raw; a trainer scales them as it loads them: (z - mean) / std * scaling_factor.
+
+    Image latents, those of the first frames that condition a backbone, go by `image_scaling_factor` instead.
+    """
 
     model_class: Literal["AutoencoderKLCogVideoX", "AutoencoderKLWan", "AutoencoderKLHunyuanVideo"]
     """Its class in diffusers."""
@@ -57,11 +60,18 @@ class VaeFacts:
     """Per channel; empty for zeros."""
     std: tuple[float, ...] = ()
     """Per channel; empty for ones."""
+    invert_image_latents: bool = False
+    """CogVideoX 1.5 was trained with image latents divided by the factor: `invert_scale_latents` in its VAE's config."""
     law: FrameLaw
     peak: VaePeak
     precision: Literal["bf16", "f32"] = "bf16"
     """What it computes in on a GPU; diffusers' documentation loads Wan's in float32."""
     bytes: int | None = None
+
+    @property
+    def image_scaling_factor(self) -> float:
+        """What stands for `scaling_factor` where image latents are scaled."""
+        return 1 / self.scaling_factor if self.invert_image_latents else self.scaling_factor
 
     @property
     def size_multiple(self) -> int:
@@ -123,5 +133,8 @@ class Backbone:
     width: int
     fps: float
     """What the backbone was trained on: frames, pixels, frames per second."""
+    patch_frames: int = 1
+    """Latent frames that one patch spans. Where their count does not divide, a trainer puts copies of latent frame 0 in
+    front, as CogVideoX 1.5 was trained, and what is sampled is cut off again."""
     tiny: bool = False
     """A few hundred thousand weights made on the spot; see vapdata/tiny.py."""

@@ -33,6 +33,7 @@ _CLIP_L14_336 = ClipFacts(
 
 
 def _cogvideox(name: str, short: str, repo: str, scaling_factor: float, *, image_to_video: bool) -> Backbone:
+    """`short` starts the names of products. Repositories are not known to hold the same bytes, so each has its own."""
     shards = tuple(f"model-{part:05d}-of-00002.safetensors" for part in (1, 2))
     return Backbone(
         name=name,
@@ -68,6 +69,16 @@ def _cogvideox(name: str, short: str, repo: str, scaling_factor: float, *, image
         width=720,
         fps=8,
     )
+
+
+def _cogvideox_15(name: str, repo: str, *, image_to_video: bool) -> Backbone:
+    """CogVideoX 1.5: two latent frames a patch, 81 frames of 768 x 1360 at 16 fps.
+
+    Its model card allows 224 text tokens; its transformer's config, and so diffusers' pipelines, say 226.
+    """
+    first = _cogvideox(name, name, repo, 0.7, image_to_video=image_to_video)
+    vae = replace(first.vae, invert_image_latents=True)
+    return replace(first, vae=vae, frames=81, height=768, width=1360, fps=16, patch_frames=2)
 
 
 TINY_COGVIDEOX = Backbone(
@@ -258,7 +269,10 @@ BACKBONES: dict[str, Backbone] = {
         TINY_WAN,
         TINY_HUNYUAN,
         _cogvideox("cogvideox-2b", "cogvideox-2b", "CogVideoX-2b", 1.15258426, image_to_video=False),
+        _cogvideox("cogvideox-5b", "cogvideox-5b-t2v", "CogVideoX-5b", 0.7, image_to_video=False),
         _cogvideox("cogvideox-5b-i2v", "cogvideox-5b", "CogVideoX-5b-I2V", 0.7, image_to_video=True),
+        _cogvideox_15("cogvideox-1.5-5b", "CogVideoX1.5-5B", image_to_video=False),
+        _cogvideox_15("cogvideox-1.5-5b-i2v", "CogVideoX1.5-5B-I2V", image_to_video=True),
         _wan("wan2.1-t2v-1.3b", _WAN_REPOS[0], image_to_video=False, height=480, width=832),
         _wan("wan2.1-t2v-14b", _WAN_REPOS[1], image_to_video=False, height=720, width=1280),
         _wan("wan2.1-i2v-14b-480p", _WAN_REPOS[2], image_to_video=True, height=480, width=832),

@@ -1,9 +1,9 @@
 """Tiny models: the real classes with a few hundred thousand weights, made on this machine from a fixed seed.
 
-`tiny-cogvideox` holds an open_clip CLIP, an AutoencoderKLCogVideoX, a T5EncoderModel and a tokenizer, in the hub's
-folder format, so that everything runs with no network and no GPU through the same loading path as real weights.
-The others are put together from tiny_vae.py and tiny_text.py. The weights are random: shapes, dtypes and frame counts are
-right, but masks and latents mean nothing.
+`tiny-cogvideox` holds an open_clip CLIP, an AutoencoderKLCogVideoX, a T5EncoderModel, a tokenizer and, from
+tiny_transformer.py, a transformer and its scheduler, in the hub's folder format, so that everything runs with no network
+and no GPU through the same loading path as real weights. The others are put together from tiny_vae.py and tiny_text.py.
+The weights are random: shapes, dtypes and frame counts are right, but masks and latents mean nothing.
 Exercised by `pytest tests/vapdata/test_tiny.py`.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vapdata import tiny_text, tiny_vae
+from vapdata import tiny_text, tiny_transformer, tiny_vae
 from vapdata.errors import RunError
 from vapdata.tiny_draw import CLIP_MEAN, CLIP_STD, SEED, fill, vocabulary
 
@@ -81,14 +81,15 @@ def folder(name: str) -> Path:
 def _settings(name: str) -> list[Any]:
     """What decides the bytes of a tiny model."""
     if name == "tiny-cogvideox":
-        return [VAE, TEXT, CLIP, vocabulary()]
+        return [VAE, TEXT, CLIP, vocabulary(), *tiny_transformer.settings(name)]
     return [tiny_vae.CONFIGS.get(name), *tiny_text.settings(name)]
 
 
 def _makers(name: str) -> dict[str, Callable[[Path], None]]:
     """Subfolder of a tiny model -> what writes it."""
     if name == "tiny-cogvideox":
-        return {"vae": _save_vae, "text_encoder": _save_text, "tokenizer": _save_tokenizer, "clip": _save_clip}
+        own = {"vae": _save_vae, "text_encoder": _save_text, "tokenizer": _save_tokenizer, "clip": _save_clip}
+        return {**own, **tiny_transformer.makers(name)}
     return {**tiny_vae.makers(name), **tiny_text.makers(name)}
 
 

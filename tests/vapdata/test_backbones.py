@@ -13,7 +13,15 @@ from vapdata.errors import CallError
 
 def test_scaling_factors_are_those_of_the_released_configs() -> None:
     assert BACKBONES["cogvideox-2b"].vae.scaling_factor == 1.15258426
-    assert BACKBONES["cogvideox-5b-i2v"].vae.scaling_factor == 0.7
+    for name in ("cogvideox-5b", "cogvideox-5b-i2v", "cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v"):
+        assert BACKBONES[name].vae.scaling_factor == 0.7
+
+
+def test_image_latents_of_cogvideox_15_alone_are_divided_by_the_factor() -> None:
+    for name, facts in BACKBONES.items():
+        expected = 1 / 0.7 if name.startswith("cogvideox-1.5") else facts.vae.scaling_factor
+        assert facts.vae.image_scaling_factor == expected
+        assert facts.patch_frames == (2 if name.startswith("cogvideox-1.5") else 1)
 
 
 def test_every_backbone_is_native_at_a_legal_size() -> None:
@@ -38,7 +46,7 @@ def test_a_vaes_numbers_are_those_its_class_starts_with(facts: Backbone) -> None
     if facts.family == "wan":
         assert facts.vae.mean == tuple(defaults["latents_mean"].default)
         assert facts.vae.std == tuple(defaults["latents_std"].default)
-    elif facts.name != "cogvideox-5b-i2v":  # the class starts with the 2B model's factor
+    elif not facts.name.startswith(("cogvideox-5b", "cogvideox-1.5")):  # the class starts with the 2B model's factor
         assert facts.vae.scaling_factor == defaults["scaling_factor"].default
 
 

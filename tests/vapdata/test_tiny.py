@@ -34,6 +34,7 @@ def test_two_makers_at_once_leave_one_whole_folder(tmp_path: Path, monkeypatch: 
     assert set(digests(made)) == {
         "clip/open_clip_model.safetensors",
         "text_encoder/model.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     }
     monkeypatch.setenv("VAPDATA_CACHE", str(tmp_path / "again"))

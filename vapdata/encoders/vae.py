@@ -176,9 +176,11 @@ class OpenVae:
 
     def posterior(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "c f gh gw"]:
         """Mean of the latent distribution, log-variance behind it along the channels with `logvar`. Unscaled."""
+        return self._posterior(self._pixels(frames))
+
+    def _posterior(self, pixels: Any) -> Any:
         import torch
 
-        pixels = self._pixels(frames)
         with torch.inference_mode(), devices.out_of_memory(self._spec.name, f"Type: --set {self._spec.name}.tile_above_gb=4"):
             latent = self._model.encode(pixels).latent_dist
             parts = [latent.mean, latent.logvar] if self._spec.logvar else [latent.mean]

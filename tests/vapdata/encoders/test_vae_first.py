@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 
 from vapdata.clip import Sample, Sampling
-from vapdata.encoders.vae_first import VaeFirst
+from vapdata.encoders.vae_first import VaeFirst, image_noise
 from vapdata.errors import CallError
 from vapdata.step import Product
 
@@ -64,3 +64,43 @@ def test_what_decides_a_second_frame_is_in_the_name_or_the_settings(sampling: Sa
     assert product(fps=2).name != product().name
     assert product(short="slow").settings != product(short="slow", frames=17).settings
     assert product(frames=17).settings == product().settings
+
+
+def test_noised_latents_lie_beside_the_clean_one_and_follow_from_the_clip(
+    tiny_models: Path, sampling: Sampling, sample: Callable[..., Sample]
+) -> None:
+    spec = VaeFirst(backbone="tiny-cogvideox", sampling=sampling, noised=3)
+    clean, noised = spec.open("cpu").encode([sample()])[0]
+    plain = VaeFirst(backbone="tiny-cogvideox", sampling=sampling)
+    assert spec.products()[0] == plain.products()[0]
+    np.testing.assert_array_equal(clean.data, plain.open("cpu").encode([sample()])[0][0].data)
+    assert noised.product == spec.products()[1].name == "tiny-cogvideox-vae-first1-96x160-noised3"
+    assert noised.shape == noised.data.shape == (3, 16, 1, 12, 20)
+    assert (noised.columns["kind"], noised.columns["latent_frames"], noised.columns["pixel_frames"]) == ("noised", 1, 1)
+    away = np.abs(noised.data - clean.data).mean(axis=(1, 2, 3, 4))
+    assert (away > 1e-3).all() and len(set(away.tolist())) == 3
+    again, other = (spec.open("cpu").encode([dataclasses.replace(sample(), clip_id=clip)])[0][1].data for clip in (noised.clip_id, "another"))
+    np.testing.assert_array_equal(again, noised.data)
+    assert not np.array_equal(other, noised.data)
+
+
+def test_noised_latents_are_the_librarys_for_a_noised_picture(tiny_models: Path, sampling: Sampling, sample: Callable[..., Sample]) -> None:
+    cell = VaeFirst(backbone="tiny-cogvideox", sampling=sampling, noised=2).open("cpu").encode([sample()])[0][1]
+    model = AutoencoderKLCogVideoX.from_pretrained(tiny_models / "vae").eval()
+    pixels = torch.from_numpy(sample().frames[:1]).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    noise = torch.from_numpy(image_noise(cell.clip_id, 1, (1, 3, 1, 96, 160)))
+    with torch.no_grad():
+        expected = model.encode(pixels + noise).latent_dist.mean[0].numpy()
+    np.testing.assert_allclose(cell.data[1], expected, atol=1e-5)
+
+
+def test_the_noises_deviation_is_log_normal_about_a_twentieth() -> None:
+    logs = np.log([image_noise(f"clip/{number}", 0, (4000,)).std() for number in range(1000)])
+    assert abs(logs.mean() + 3) < 0.08
+    assert abs(logs.std() - 0.5) < 0.06
+
+
+@pytest.mark.parametrize("wrong", [{"noised": -1}, {"noised": 2, "first": 2}, {"noised": 2, "backbone": "tiny-wan"}])
+def test_noise_is_for_cogvideoxs_single_first_frame(wrong: dict[str, object], sampling: Sampling) -> None:
+    with pytest.raises(CallError, match="vae_first.noised = .* Use 0"):
+        VaeFirst(**({"backbone": "tiny-cogvideox", "sampling": sampling} | wrong))

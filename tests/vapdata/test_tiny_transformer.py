@@ -1,0 +1,58 @@
+"""Tiny CogVideoX's transformer and scheduler: real classes, the same bytes everywhere, weights that behave."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+
+from vapdata import tiny, tiny_transformer
+
+
+@pytest.fixture(scope="module")
+def made() -> Path:
+    """The folder of the tiny model."""
+    return tiny.folder("tiny-cogvideox")
+
+
+def test_the_folder_loads_through_diffusers_own_classes(made: Path) -> None:
+    transformer = diffusers.CogVideoXTransformer3DModel.from_pretrained(made / "transformer", local_files_only=True)
+    scheduler = diffusers.CogVideoXDDIMScheduler.from_pretrained(made / "scheduler", local_files_only=True)
+    assert sum(parameter.numel() for parameter in transformer.parameters()) == 1_685_568
+    assert transformer.config.in_channels == 2 * transformer.config.out_channels == 32
+    assert transformer.config.use_rotary_positional_embeddings and not transformer.config.use_learned_positional_embeddings
+    assert scheduler.alphas_cumprod[-1] == 0
+
+
+def test_the_scheduler_is_that_of_cogvideox_5b_i2v(made: Path) -> None:
+    config = json.loads((made / "scheduler" / "scheduler_config.json").read_text())
+    assert config["_class_name"] == "CogVideoXDDIMScheduler"
+    assert {name: config[name] for name in tiny_transformer.SCHEDULERS["tiny-cogvideox"]} == tiny_transformer.SCHEDULERS["tiny-cogvideox"]
+    assert (config["prediction_type"], config["rescale_betas_zero_snr"], config["snr_shift_scale"]) == ("v_prediction", True, 1.0)
+
+
+def test_weights_are_drawn_alike_every_time_and_keep_activations_near_one(made: Path) -> None:
+    stored = diffusers.CogVideoXTransformer3DModel.from_pretrained(made / "transformer", local_files_only=True)
+    drawn = diffusers.CogVideoXTransformer3DModel(**tiny_transformer.TRANSFORMERS["tiny-cogvideox"])
+    tiny_transformer.draw(drawn, "transformer")
+    assert all(torch.equal(one, other) for one, other in zip(drawn.parameters(), stored.parameters(), strict=True))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        time = stored.time_embedding(stored.time_proj(torch.tensor([0.0, 500.0, 999.0])))
+        predicted = stored(
+            hidden_states=torch.randn(1, 3, 32, 12, 20, generator=generator),
+            encoder_hidden_states=torch.randn(1, 226, 64, generator=generator),
+            timestep=torch.tensor([500]),
+            image_rotary_emb=(torch.ones(180, 16), torch.zeros(180, 16)),
+        ).sample
+    assert 0.1 < time.std() < 1
+    assert 0.5 < predicted.std() < 2
+
+
+def test_its_settings_are_part_of_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, other = tiny.version("tiny-cogvideox"), tiny.version("tiny-wan")
+    monkeypatch.setitem(tiny_transformer.SCHEDULERS["tiny-cogvideox"], "snr_shift_scale", 3.0)
+    assert tiny.version("tiny-cogvideox") != before
+    assert tiny.version("tiny-wan") == other
+    assert tiny_transformer.settings("tiny-wan") == [] and tiny_transformer.makers("tiny-wan") == {}
