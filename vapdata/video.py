@@ -1,4 +1,4 @@
-"""Video files: probe, decode, sample, write. With `decoder.py`, the only file that touches a decoder.
+"""Video files: probe, decode, sample; `video_file.py` writes them. With `decoder.py`, the only file that touches a decoder.
 
 What comes out is what a player shows: ffmpeg's choice of stream, rotation and flips applied, square pixels, times
 counted from the first shown frame, edit lists and variable rates honoured. Everything here runs in the calling
@@ -20,14 +20,12 @@ import io
 import itertools
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal
 
 import av
 import numpy as np
-from av.codec.context import Flags
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
@@ -35,6 +33,7 @@ from vapdata.clip import Sampling
 from vapdata.errors import CallError, MissingInput, Unreadable
 from vapdata.opened import MAX_PIXELS, OpenVideo, Probe, quoted_name, refuse_large
 from vapdata.sequence import FrameFolder, OpenSequence, frame_folder
+from vapdata.video_file import write
 
 __all__ = [
     "MAX_PIXELS",
@@ -220,30 +219,6 @@ def targets(duration_s: float, sampling: Sampling, name: str = "clip") -> tuple[
     )
 
 
-def write(
-    path: str | os.PathLike[str],
-    images: Iterable[UInt8[np.ndarray, "h w 3"]],
-    fps: float,
-    *,
-    codec: str = "libx264",
-    crf: int = 18,
-) -> None:
-    """Encodes RGB frames into `path` (container by its suffix), whole or not at all; equal input gives equal bytes.
-
-    yuv420p where both sides are even, else yuv444p. One thread, no time stamps or version strings in the file.
-    Raises CallError without any frame.
-    """
-    target = os.fspath(path)
-    stem, suffix = os.path.splitext(target)
-    partial = f"{stem}.{os.getpid()}.partial{suffix}"
-    try:
-        _encode(partial, iter(images), fps, codec, crf)
-        os.replace(partial, target)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-
-
 def thumbnail(image: UInt8[np.ndarray, "h w 3"], long_side: int = 256) -> bytes:
     """`image` as WebP (lossy, quality 80), shrunk so that its longest side is at most `long_side` pixels."""
     from PIL import Image  # decoding children never make thumbnails: keep their memory and start small
@@ -333,22 +308,3 @@ def _shown_by_decord(
         except RuntimeError as error:  # DECORDError is one
             raise Unreadable(f"{video.name}: decord stopped at frame {index}. Replace the file.") from error
         yield av.VideoFrame.from_ndarray(rgb, "rgb24"), len(list(group))
-
-
-def _encode(path: str, images: Iterator[UInt8[np.ndarray, "h w 3"]], fps: float, codec: str, crf: int) -> None:
-    first = next(images, None)
-    if first is None:
-        raise CallError(f"{quoted_name(path)}: no frame to write. Pass at least one.")
-    height, width = first.shape[:2]
-    options = {"fflags": "+bitexact", "movflags": "+faststart"}
-    with av.open("file:" + path, "w", options=options) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
-        stream.width, stream.height = width, height
-        stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-        stream.codec_context.thread_count = 1
-        stream.codec_context.flags |= Flags.bitexact
-        # x264's macroblock tree reads memory that varies: with it, 12 encodes of one input gave 8 different files.
-        stream.options = {"crf": str(crf), "preset": "veryfast", **({"x264-params": "mbtree=0"} if codec == "libx264" else {})}
-        for image in itertools.chain([first], images):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
-        container.mux(stream.encode())
