@@ -5,12 +5,16 @@ file replace nothing: only the later, usually small, files are looked up.
 Exercised by `pytest tests/catalogs/test_views.py`.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
 
 from catalogs.tables import TABLES
+
+NO_TEXT_SHA256 = hashlib.sha256(b"").hexdigest()
+"""Hash of the text of a clip without caption, and of a caption that was taken away."""
 
 
 def quoted(name: str) -> str:
@@ -47,6 +51,17 @@ def newest_sql(connection: duckdb.DuckDBPyConnection, table: str, every: str, la
         f"select {columns} from (select *, {named} from ({rows})) as old anti join "
         f"(select {named}, commit from {later}) as new on {same} and new.commit > old.commit"
     )
+
+
+def told_sql(made: str, captions: str) -> str:
+    """A SELECT of the rows of `made`, one of a table of TEXT_TABLES, without those whose caption was taken away.
+
+    A step that makes nothing of an empty text writes no newer row that could replace them. `captions` is a SELECT of the
+    newest captions; a row that was made from the empty text stays.
+    """
+    gone = f"select clip_id, captioner, role from ({captions}) where text_sha256 = {literal(NO_TEXT_SHA256)}"
+    same = " and ".join(f"made.{name} = gone.{name}" for name in ("clip_id", "captioner", "role"))
+    return f"select made.* from ({made}) as made anti join ({gone}) as gone on {same} and made.text_sha256 <> {literal(NO_TEXT_SHA256)}"
 
 
 def sql_type(type: pa.DataType) -> str:

@@ -54,7 +54,7 @@ class Status:
     not_planned: int
     """Rows of the dataset's tables that could not be planned: malformed, or their file is not there."""
     predicate: str | None
-    """The newest run's `--where`: encode stages count the clips that satisfy it."""
+    """The newest build's `--where`: encode stages count the clips that satisfy it."""
     stages: tuple[Stage, ...]
     failures: Mapping[str, int]
     """Failures that still stand, per `step: error`."""
@@ -90,7 +90,7 @@ def _row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
 
 
 def _predicate(connection: duckdb.DuckDBPyConnection) -> str | None:
-    row = _row(connection, 'select predicate from runs order by "commit" desc, created_at desc limit 1')
+    row = _row(connection, 'select predicate from runs where predicate is not null order by "commit" desc, created_at desc limit 1')
     return row[0] if row else None
 
 

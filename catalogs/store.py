@@ -29,7 +29,7 @@ from catalogs import journal, notes, tensors
 from catalogs.files import TEMPORARY, Files, files_at
 from catalogs.lock import LOCK, Lock
 from catalogs.rows import checked
-from catalogs.tables import FORMAT_VERSION, TABLES, TENSOR_TABLES
+from catalogs.tables import FORMAT_VERSION, TABLES, TENSOR_TABLES, TEXT_TABLES
 from vapdata.errors import CallError, CatalogDamaged, CatalogLocked, RunError, SettingsRefused
 
 MARKER = "catalog.json"
@@ -157,38 +157,50 @@ class Catalog:
         return filled or names
 
     def merge(self) -> list[str]:
-        """Makes one file of each table that has several, superseded rows left out. Needs the lock.
+        """Makes one file of each table that has several, or rows that its view hides; these are left out. Needs the lock.
 
         Returns the tables that were merged. A plain glob sees the old files or the new one on a Linux disk; on
         an object store it may see both for a moment.
         """
         number = self._ready()
-        several = {name: files for name in TABLES if len(files := self.table_files(name)) > 1}
-        if several:
+        loose = [name for name in TABLES if len(self.table_files(name)) > 1 or (name in TEXT_TABLES and self._hides_rows(name))]
+        if loose:
             self._next = None
-            journal.merge(self.files, number, {name: _merger(self, name) for name in several}, {"run_id": None})
+            journal.merge(self.files, number, {name: _merger(self, name) for name in loose}, {"run_id": None})
             self._next = number + 1
-        return list(several)
+        return loose
+
+    def replace(self, rows: Mapping[str, Iterable[pa.Table]], keep: str, run_id: str | None = None) -> int:
+        """Makes of each of these tables one file: its newest rows for which `keep` (SQL) is true, and the new ones. Needs the lock.
+
+        New rows come in pieces, so that millions need not be held at once; no key may come twice. All tables change
+        or none, whatever happens. Returns the commit's number. Raises as `append` does.
+        """
+        number = self._ready()
+        self._next = None
+        journal.merge(self.files, number, {name: _merger(self, name, keep, _checked(name, new, run_id, number)) for name, new in rows.items()}, {"run_id": run_id})
+        self._next = number + 1
+        return number
 
     # Products and tensors
 
     def claim(self, product: str, settings: Mapping[str, Any], step: str | None = None) -> str:
         """Writes down what decides a product's bytes, or checks that it is the same as before. Returns its hash.
 
-        `step` names the plug-in, so that its failures can be told from others'. Raises SettingsRefused, showing
-        both, when the product was made with other settings.
+        `step` names the plug-in, so that its failures can be told from others'; the last one counts. Raises SettingsRefused,
+        showing both, when the product was made with other settings.
         """
         path = f"{_tensor_folder(product)}/settings.json"
         digest = settings_sha256(settings)
-        existing = self.settings(product)
-        if existing is None:
-            text = json.dumps({"product": product, "step": step, "settings_sha256": digest, "settings": _plain(settings)}, indent=1, sort_keys=True)
-            self.files.write_bytes(path, text.encode())
-        elif settings_sha256(existing) != digest:
+        record = self._settings_record(product)
+        if record is not None and settings_sha256(record["settings"]) != digest:
             raise SettingsRefused(
-                f"product {product!r} in {self.shown} was made with other settings ({self.files.address(path)}):\n{_differences(existing, _plain(settings))}\n"
+                f"product {product!r} in {self.shown} was made with other settings ({self.files.address(path)}):\n{_differences(record['settings'], _plain(settings))}\n"
                 "Give the product another name or build into another --catalog; to make it anew, remove that folder and build again."
             )
+        if record is None or step not in (None, record["step"]):
+            text = json.dumps({"product": product, "step": step, "settings_sha256": digest, "settings": _plain(settings)}, indent=1, sort_keys=True)
+            self.files.write_bytes(path, text.encode())
         return digest
 
     def settings(self, product: str) -> dict[str, Any] | None:
@@ -321,6 +333,12 @@ class Catalog:
                 found.update(column.unique().to_pylist())
         return found
 
+    def _hides_rows(self, table: str) -> bool:
+        """Whether the view of a table of one file shows fewer rows than the file has."""
+        (name,) = self.table_files(table)
+        with self.files.open(f"{table}/{name}") as source:
+            return self.read(table, ["commit"]).num_rows < pq.ParquetFile(source).metadata.num_rows
+
     def _settings_record(self, product: str) -> dict[str, Any] | None:
         path = f"{_tensor_folder(product)}/settings.json"
         data = self.files.read(path)
@@ -370,16 +388,22 @@ def _table_writer(rows: pa.Table) -> journal.Fill:
     return fill
 
 
-def _merger(catalog: Catalog, table: str) -> journal.Fill:
+def _merger(catalog: Catalog, table: str, keep: str = "true", added: Iterable[pa.Table] = ()) -> journal.Fill:
     from catalogs.views import connect  # as in Catalog.read
 
     def fill(file: BinaryIO) -> None:
         order = ", ".join(f'"{name}"' for name in MERGED_ORDER.get(table, TABLES[table].key))
         with contextlib.closing(connect(catalog, [table])) as connection, _table_stream(file, table) as writer:
-            for batch in connection.sql(f'select * from "{table}" order by {order}').to_arrow_reader(MERGED_ROWS):
+            for batch in connection.sql(f'select * from "{table}" where {keep} order by {order}').to_arrow_reader(MERGED_ROWS):
                 writer.write_table(pa.Table.from_batches([batch]).cast(TABLES[table].schema))
+            for rows in added:
+                writer.write_table(rows, row_group_size=MERGED_ROWS)
 
     return fill
+
+
+def _checked(table: str, added: Iterable[pa.Table], run_id: str | None, commit: int) -> Iterator[pa.Table]:
+    return (checked(table, rows, run_id=run_id, commit=commit) for rows in added)
 
 
 def _table_stream(file: BinaryIO, table: str) -> pq.ParquetWriter:

@@ -123,7 +123,8 @@ TABLES: dict[str, Table] = {
                 _text("condition", "made videos: the semantic condition"),
                 _text("provider", "made videos: who made it"),
                 _count("seed", "made videos: the seed"),
-                _text("parameters", "made videos: JSON object of the parameters drawn"),
+                _text("parameters", "made videos: JSON object of what made it: its version, and the parameters drawn"),
+                _text("neutral_caption", "made videos: the caption without the words about the condition"),
                 _text("content_sha256", "made videos: hash of the decoded frames"),
                 *_LINEAGE,
             ),
@@ -217,7 +218,7 @@ TABLES: dict[str, Table] = {
                 _CLIP_ID,
                 *_TENSOR,
                 *_GEOMETRY,
-                _text("kind", "video, first or condition", required=True),
+                _text("kind", "video, first, noised or condition", required=True),
                 _count("pixel_frames", "pixel frames that went in", required=True),
                 _number("fps", "rate they were sampled at; null with short=slow, where a short clip has a rate of its own", unit="1/s"),
                 _count("latent_frames", "latent frames that came out", required=True),
@@ -243,10 +244,17 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             name="features",
-            one_row_is="image-encoder tokens of a clip's first frame",
+            one_row_is="image-encoder tokens of a clip's first frame, or keywords of its caption",
             written_by="encode",
             key=("product", "clip_id"),
-            columns=(_CLIP_ID, *_TENSOR, *_TEXT_IN, *_GEOMETRY, *_LINEAGE),
+            columns=(
+                _CLIP_ID,
+                *_TENSOR,
+                *_TEXT_IN,
+                *_GEOMETRY,
+                _flag("text_truncated", "the caption had more tokens than were read; null where no text went in"),
+                *_LINEAGE,
+            ),
         ),
         Table(
             name="conditions",
@@ -258,7 +266,8 @@ TABLES: dict[str, Table] = {
                 _text("condition", "name of the condition", required=True),
                 _text("category", "concept, style, motion or camera", required=True),
                 _text("provider", "who found or made it", required=True),
-                _number("score", "alignment, 0-100"),
+                _number("score", "alignment, 0-100: 100 drawn, rendered or generated to show it, 90 a person's label, 70 a program's label or a word of the caption"),
+                _text("refused", "why no pair has it as its target, e.g. low_score; null when one has"),
                 _text("generation", "hash of settings and member ids"),
                 *_LINEAGE,
             ),
@@ -274,7 +283,7 @@ TABLES: dict[str, Table] = {
                 _text("category", "concept, style, motion or camera", required=True),
                 _text("reference_clip_id", "the reference", required=True),
                 _text("target_clip_id", "the target", required=True),
-                _text("split", "train, validation or test", required=True),
+                _text("split", "the target's split (its reference's is the same or train), or test where the whole condition is held out", required=True),
                 _number("score", "alignment of the weaker side, 0-100"),
                 _text("provider", "who found or made it", required=True),
                 _text("generation", "hash of settings and member ids"),
@@ -321,3 +330,5 @@ TABLES: dict[str, Table] = {
 }
 
 TENSOR_TABLES = ("frames", "masks", "latents", "texts", "features")
+TEXT_TABLES = tuple(name for name in TENSOR_TABLES if any(column.name == "text_sha256" for column in TABLES[name].columns))
+"""Tables whose rows may be made from a caption."""

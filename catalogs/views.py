@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 import duckdb
 import pyarrow.dataset as pads
 
-from catalogs.newest import newest_sql, parquet_sql, quoted
+from catalogs.newest import newest_sql, parquet_sql, quoted, told_sql
 from catalogs.store import Catalog
-from catalogs.tables import TABLES
+from catalogs.tables import TABLES, TEXT_TABLES
 from catalogs.wide import ALL_FAILURES, CAUTIOUS, failures_sql, wide_sql
 
 MEMORY = "1GB"
@@ -30,8 +30,10 @@ def connect(catalog: Catalog, tables: Sequence[str] | None = None, only: Collect
     """
     connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": spill_folder(), **CAUTIOUS})
     connection.execute("set timezone = 'UTC'")
-    for name in tables if tables is not None else TABLES:
-        select = _newest(connection, catalog, name)
+    wanted = TABLES if tables is None else tables
+    newest = {name: _newest(connection, catalog, name) for name in {*wanted, *(["captions"] if {*wanted} & {*TEXT_TABLES} else [])}}
+    for name in wanted:
+        select = told_sql(newest[name], newest["captions"]) if name in TEXT_TABLES else newest[name]
         shown = ALL_FAILURES if name == "failures" and tables is None else name
         connection.execute(f"create view {quoted(shown)} as {select}")
     if tables is None:

@@ -46,12 +46,14 @@ def failures_sql(products: Mapping[str, str | None]) -> str:
     """The SELECT behind `failures`, over `all_failures` and the other tables: what has not succeeded since.
 
     A failed plan is over when the video is planned, a failed scan when the video has a clip, a step on a clip
-    when a row that it writes is newer. `products` says which step makes which product.
+    when a row that it writes is newer. `products` says which step makes which product; a row of a step that is named
+    without its variant (`vae_first` for `vae_first-2`) is over when any of its variants succeeded.
     """
     makers = " union all ".join(f"select {literal(name)} as product, {literal(step or name)} as step" for name, step in products.items())
-    makers = f"select product, step from ({makers}) union select product, product from ({makers})" if makers else "select '' as product, '' as step where false"
+    makers = f"select product, unnest([step, product, split_part(step, '-', 1)]) as step from ({makers})" if makers else "select '' as product, '' as step where false"
     successes = [
         "select video_id, null as clip_id, 'plan' as step, commit from videos where video_id in (select video_id from all_failures)",
+        "select video_id, null as clip_id, 'render' as step, commit from videos where video_id in (select video_id from all_failures)",
         "select video_id, null as clip_id, 'scan' as step, commit from clips where video_id in (select video_id from all_failures)",
         "select video_id, clip_id, 'scan' as step, commit from clips where clip_id in (select clip_id from all_failures)",
         "select null, clip_id, filter, commit from scores where clip_id in (select clip_id from all_failures)",

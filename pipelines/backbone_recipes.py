@@ -39,7 +39,7 @@ def tiny_wan() -> Recipe:
 
 def tiny_hunyuan() -> Recipe:
     """Small clips for the embedded HunyuanVideo-class models, image-to-video: 9 frames of 96 x 160, CPU, no network."""
-    return _hunyuan("tiny-hunyuan", TINY_GRID)
+    return hunyuan_i2v("tiny-hunyuan", TINY_GRID, (Keywords(backbone="tiny-hunyuan", sampling=TINY_GRID),))
 
 
 def cogvideox_2b() -> Recipe:
@@ -69,7 +69,7 @@ def wan_i2v_14b_480p() -> Recipe:
 
 def hunyuanvideo_i2v() -> Recipe:
     """Clips for HunyuanVideo-I2V: 61 frames of 544 x 960 at 24 fps, the image condition, LLaVA and CLIP-L text."""
-    return _hunyuan("hunyuanvideo-i2v", Sampling(frames=61, height=544, width=960, fps=24))
+    return hunyuan_i2v("hunyuanvideo-i2v", Sampling(frames=61, height=544, width=960, fps=24))
 
 
 def wan_t2v(backbone: str, sampling: Sampling, **changes: Any) -> Recipe:
@@ -84,6 +84,13 @@ def wan_i2v(backbone: str, sampling: Sampling, more: Sequence[Encoder] = (), **c
     grid: dict[str, Any] = {"backbone": backbone, "sampling": sampling}
     frames = (FirstFrame(sampling=sampling), ImageTokens(**grid), *more, Vae(**grid), VaeCondition(**grid))
     return in_stages(backbone, sampling, frames, (Umt5(backbone=backbone),), **changes)
+
+
+def hunyuan_i2v(backbone: str, sampling: Sampling, more: Sequence[Encoder] = (), **changes: Any) -> Recipe:
+    """Image-to-video on HunyuanVideo as its pipeline reads it, and `more`."""
+    grid: dict[str, Any] = {"backbone": backbone, "sampling": sampling}
+    frames = (FirstFrame(sampling=sampling), *more, Vae(**grid), VaeCondition(**grid), Llava(**grid))
+    return in_stages(backbone, sampling, frames, (ClipText(backbone=backbone),), **changes)
 
 
 def in_stages(backbone: str, sampling: Sampling, frames: Sequence[Encoder], texts: Sequence[Encoder], **changes: Any) -> Recipe:
@@ -106,9 +113,3 @@ def _cogvideox(backbone: str, sampling: Sampling) -> Recipe:
     picture = (FirstFrame(sampling=sampling), ClipMask(**grid))
     latents = (Vae(**grid), VaeFirst(**grid, first=1), VaeFirst(**grid, first=2))
     return in_stages(backbone, sampling, (*picture, *latents), (T5(backbone=backbone),))
-
-
-def _hunyuan(backbone: str, sampling: Sampling) -> Recipe:
-    grid: dict[str, Any] = {"backbone": backbone, "sampling": sampling}
-    frames = (FirstFrame(sampling=sampling), Vae(**grid), VaeCondition(**grid), Llava(**grid))
-    return in_stages(backbone, sampling, frames, (ClipText(backbone=backbone),))

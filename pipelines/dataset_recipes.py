@@ -6,7 +6,7 @@ has the scores its predicate names. Exercised by `pytest tests/pipelines/test_re
 
 from typing import Any, Literal
 
-from pipelines.backbone_recipes import in_stages, wan_i2v, wan_t2v
+from pipelines.backbone_recipes import hunyuan_i2v, in_stages, wan_i2v, wan_t2v
 from pipelines.recipe import Recipe
 from vapdata.clip import Sampling
 from vapdata.encoders.first_frame import FirstFrame
@@ -88,11 +88,25 @@ def fg_12k() -> Recipe:
     """
     sampling = Sampling(frames=81, height=480, width=832, fps=16)
     grid: dict[str, Any] = {"backbone": "wan2.1-i2v-14b-480p", "sampling": sampling}
+    more = (ImageTokens(**grid, geometry="stretch"), Keywords(**grid))
+    return wan_i2v("wan2.1-i2v-14b-480p", sampling, more, name="fg-12k", where=_drawn())
+
+
+def fg_12k_hunyuan() -> Recipe:
+    """Focal Guidance's 12 thousand clips for HunyuanVideo-I2V: 61 frames of 544 x 960 at 24 fps, keywords and their anchors.
+
+    The same clips as `fg-12k`, by the same rule. Anchors lie in the joint space, since HunyuanVideo has no embedder for pictures.
+    """
+    sampling = Sampling(frames=61, height=544, width=960, fps=24)
+    more = (Keywords(backbone="hunyuanvideo-i2v", sampling=sampling),)
+    return hunyuan_i2v("hunyuanvideo-i2v", sampling, more, name="fg-12k-hunyuan", where=_drawn())
+
+
+def _drawn() -> str:
+    """The predicate of Focal Guidance's clips."""
     eligible = "whole and short_side >= 480 and duration_s > 5"
     drawn = f"(select md5(clip_id) as h from clips_wide where {eligible} order by h limit {FG_CLIPS})"
-    where = f"{eligible} and md5(clip_id) <= (select max(h) from {drawn})"
-    more = (ImageTokens(**grid, geometry="stretch"), Keywords(**grid))
-    return wan_i2v("wan2.1-i2v-14b-480p", sampling, more, name="fg-12k", where=where)
+    return f"{eligible} and md5(clip_id) <= (select max(h) from {drawn})"
 
 
 def _fca(name: str, *, fps: float, first: Literal[1, 2]) -> Recipe:

@@ -85,7 +85,7 @@ def plan(catalog: Catalog, source: Source, listing: Listing, *, run_id: str, lim
     """Reconciles `listing` with `catalog`; appends new videos, changed captions and what could not be planned.
 
     `tensor_bytes` is what one clip of the recipe is expected to write. Raises CallError for a second root under a
-    name that stands for other files.
+    name that stands for other files, and for a video whose split is another one now.
     """
     bad = listing.bad
     con = connect(catalog)
@@ -97,6 +97,7 @@ def plan(catalog: Catalog, source: Source, listing: Listing, *, run_id: str, lim
     con.unregister("raw_listing")
     listed, present = con.execute("select count(*), count(*) filter (present) from listing").fetchone()
     _refuse_other_root(con, source)
+    _refuse_other_split(con, source)
     first = _first(con, limit)
     new_videos, new_shards = _append_new(con, catalog, source, run_id, limit, tensor_bytes)
     new_captions = _append_changed_captions(con, catalog, run_id)
@@ -172,6 +173,20 @@ def _refuse_other_root(con: Any, source: Source) -> None:
         raise CallError(
             f"{source.root}: the frames of {other[0]} are shown at {other[2]:g} fps here, this catalog was built with {other[1]:g}; "
             "set the rate back, give this root a name of its own (--name NAME), or build a new catalog (--catalog PATH)"
+        )
+
+
+def _refuse_other_split(con: Any, source: Source) -> None:
+    """A split is part of what a catalog promises: what was trained on it must not meet its validation clips later."""
+    other = con.execute(
+        "select l.video_id, v.split, l.split, v.split_group, l.split_group from listing l join videos v using (video_id) "
+        "where v.split <> l.split or v.split_group <> l.split_group order by 1 limit 1"
+    ).fetchone()
+    if other:
+        raise CallError(
+            f"{source.root}: {other[0]} is in {other[2]} here (group {other[4]}), this catalog was built with {other[1]} (group {other[3]}); "
+            "set back what decides it (a list of splits, labels that have come since), "
+            "give this root a name of its own (--name NAME), or build a new catalog (--catalog PATH)"
         )
 
 

@@ -29,7 +29,7 @@ from pipelines.summary import Summary, summarize
 from pipelines.work import ShardWork, by_kind, shards_with_work
 from vapdata import weights
 from vapdata.errors import CallError, RunError
-from vapdata.step import Source
+from vapdata.step import Source, step_name
 
 COMMIT_EVERY_S = 30.0
 COMMIT_FIRST_S = 2.0
@@ -98,7 +98,7 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
     catalog = Catalog.open(request.catalog, create=True)
     with catalog.lock(request.command):
         catalog.recover()
-        made = [(encoder.name, product) for encoder in recipe.encoders for product in encoder.products()]
+        made = [(step_name(encoder), product) for encoder in recipe.encoders for product in encoder.products()]
         for step, product in (("scan", THUMB), *made):
             catalog.claim(product.name, product.settings, step=step)
         planned = plan(catalog, request.source, listing, run_id=run_id, limit=request.limit, tensor_bytes=tensor_bytes(recipe))

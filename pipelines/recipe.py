@@ -18,7 +18,7 @@ from vapdata.filters.cuts import Cuts
 from vapdata.filters.extent import Extent
 from vapdata.filters.motion import Motion
 from vapdata.registry import did_you_mean
-from vapdata.step import Captioner, Encoder, Filter, Product, problems
+from vapdata.step import Captioner, Encoder, Filter, Product, problems, step_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ class Recipe:
         return {name: kind for step in self.scan for name, kind in step.writes().items()}
 
     def steps(self) -> dict[str, Any]:
-        """The steps that `--set step.field=value` may speak of, by name."""
+        """The steps that `--set step.field=value` may speak of, by name; a name without variant is of every encoder that has it."""
         named = {step.name: step for step in (*self.scan, *self.captions, *self.encoders)}
-        return {"cuts": self.cuts, "sampling": self.sampling, "recipe": self, **named}
+        return {"cuts": self.cuts, "sampling": self.sampling, "recipe": self, **named, **{step_name(each): each for each in self.encoders}}
 
     def describe(self) -> dict[str, Any]:
         """The recipe as JSON-able data, for the `runs` table."""
@@ -108,7 +108,7 @@ def _with_setting(made: Recipe, step: str, field: str, value: Any) -> Recipe:
         return dataclasses.replace(made, sampling=sampling, encode=_swap_in_stages(made.encode, lambda each: _with_sampling(each, sampling)))
 
     def changed(each: Any) -> Any:
-        return dataclasses.replace(each, **{field: value}) if each.name == step else each
+        return dataclasses.replace(each, **{field: value}) if step in (each.name, step_name(each)) else each
 
     return dataclasses.replace(
         made,

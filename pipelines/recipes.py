@@ -38,6 +38,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vap-wan": dataset_recipes.vap_wan,
     "ssg-openvidhd-33k": dataset_recipes.ssg_openvidhd_33k,
     "fg-12k": dataset_recipes.fg_12k,
+    "fg-12k-hunyuan": dataset_recipes.fg_12k_hunyuan,
 }
 
 

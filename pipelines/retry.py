@@ -11,7 +11,7 @@ from pipelines.work import MAX_ATTEMPTS
 def retry(catalog: Catalog, *, step: str | None = None, clip: str | None = None, command: str = "vapdata retry") -> int:
     """Lets the next build try again: permanent failures, and those out of attempts, of `step` and `clip` if given.
 
-    `clip` may be a clip's or a video's id. The old row is superseded by one with no attempts; nothing is removed.
+    `clip` may be a clip's or a video's id; a `step` without variant is every encoder of that name. The old row is superseded by one with no attempts; nothing is removed.
     Returns how many.
     """
     with catalog.lock(command), contextlib.closing(connect(catalog)) as con:
@@ -20,7 +20,7 @@ def retry(catalog: Catalog, *, step: str | None = None, clip: str | None = None,
             """
             select shard, video_id, clip_id, step, error, message, 0 as attempts, false as permanent from failures
             where step <> 'plan' and (permanent or attempts >= $attempts)
-              and step = coalesce($step, step) and ($clip is null or clip_id = $clip or video_id = $clip)
+              and coalesce($step, step) in (step, split_part(step, '-', 1)) and ($clip is null or clip_id = $clip or video_id = $clip)
             """,
             params={"attempts": MAX_ATTEMPTS, "step": step, "clip": clip},
         ).to_arrow_table()

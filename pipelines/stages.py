@@ -27,7 +27,7 @@ from vapdata.clip import Caption, Clip, Sample, Score, Video, path_under
 from vapdata.decoder import Decoder
 from vapdata.errors import ClipError, WorkerDied
 from vapdata.scan import SCAN_FIT, Scanner, source_scores
-from vapdata.step import Cell, Encoder, OpenEncoder, Product
+from vapdata.step import Cell, Encoder, OpenEncoder, Product, step_name
 
 MAX_DEATHS = 2
 
@@ -331,7 +331,7 @@ class _OpenEncode(_Worker):
             mine = [(each, sample) for each, sample in samples if _wanted(encoder, each)]
             for (each, _), made in zip(mine, self._run(opened, [sample for _, sample in mine]), strict=True):
                 if isinstance(made, Exception):
-                    record.fail(encoder.name, _named(made, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
+                    record.fail(step_name(encoder), _named(made, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
                     failed.add(each.clip["clip_id"])
                     continue
                 for cell in made:
@@ -353,7 +353,7 @@ class _OpenEncode(_Worker):
     def _fail(self, record: Record, each: Todo, error: Exception) -> None:
         for encoder, _ in self.encoders:
             if _wanted(encoder, each):
-                record.fail(encoder.name, _named(error, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
+                record.fail(step_name(encoder), _named(error, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
 
 
 def _wanted(encoder: Encoder, each: Todo) -> bool:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from catalogs.queries import matching, wide_sql
 from pipelines.recipes import Recipe
 from vapdata.clip import Caption
-from vapdata.step import Product
+from vapdata.step import Product, step_name
 
 MAX_ATTEMPTS = 3
 CONSTANTS = "constants"
@@ -161,7 +161,7 @@ def clip_counts(con: Any, dataset: str, recipe: Recipe, where: str, kinds: Mappi
     """
     _create_selectable(con, kinds)
     _register_preferences(con, recipe)
-    steps = ", ".join(_literal(encoder.name) for encoder in recipe.encoders) or "''"
+    steps = ", ".join(_literal(step_name(encoder)) for encoder in recipe.encoders) or "''"
     row = con.execute(
         f"""
         with {_wanted_sql(recipe, where)}, missing as ({_all_missing_sql(recipe)}),
@@ -199,7 +199,7 @@ def _wanted_sql(recipe: Recipe, where: str) -> str:
 
 
 def _all_missing_sql(recipe: Recipe) -> str:
-    parts = [_missing_sql(product, encoder.name) for encoder in recipe.encoders for product in encoder.products()]
+    parts = [_missing_sql(product, step_name(encoder)) for encoder in recipe.encoders for product in encoder.products()]
     return " union all ".join(parts) or "select null::varchar as clip_id, null::varchar as product where false"
 
 

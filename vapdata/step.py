@@ -5,6 +5,7 @@ worker and returns the thing that works. Protocols, not base classes. `problems`
 fits together before anything starts. Exercised by `pytest tests/vapdata/test_step.py`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -133,7 +134,10 @@ class OpenEncoder(Protocol):
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Clips to tensors. One encoder may write several products."""
+    """Clips to tensors. One encoder may write several products.
+
+    Where a recipe may have several of one name, a property `variant` (str) tells them apart: see `step_name`.
+    """
 
     name: ClassVar[str]
     reads: ClassVar[frozenset[str]]
@@ -152,8 +156,17 @@ class Encoder(Protocol):
         ...
 
 
+def step_name(step: Filter | Captioner | Encoder) -> str:
+    """What a step is called in `failures`, by `--set` and `--step`: its name, and its variant if it has one (`vae_first-2`).
+
+    A function of the step alone, so that every recipe calls it the same.
+    """
+    variant = getattr(step, "variant", "")
+    return f"{step.name}-{variant}" if variant else step.name
+
+
 def problems(filters: Sequence[Filter], encoders: Sequence[Encoder]) -> list[str]:
-    """Why these steps do not fit together, a sentence each: two that write one score or one product."""
+    """Why these steps do not fit together, a sentence each: two that write one score or one product, or have one name."""
     found = []
     seen: dict[str, str] = {}
     for step in filters:
@@ -165,6 +178,8 @@ def problems(filters: Sequence[Filter], encoders: Sequence[Encoder]) -> list[str
     for encoder in encoders:
         for product in encoder.products():
             if product.name in made:
-                found.append(f"encoders {made[product.name]} and {encoder.name} both write the product {product.name}")
-            made.setdefault(product.name, encoder.name)
+                found.append(f"encoders {made[product.name]} and {step_name(encoder)} both write the product {product.name}")
+            made.setdefault(product.name, step_name(encoder))
+    names = Counter(step_name(encoder) for encoder in encoders)
+    found += [f"{count} encoders are called {name}: give their class a property `variant`, or write a recipe for each" for name, count in names.items() if count > 1]
     return found

@@ -183,6 +183,12 @@ def test_other_settings_under_one_name_are_refused_with_both_shown(empty: Catalo
         empty.claim("q", {"bad": {1, 2}})
 
 
+def test_the_last_step_that_claims_a_product_is_its_maker(empty: Catalog) -> None:
+    for step, maker in (("vae_first", "vae_first"), ("vae_first-2", "vae_first-2"), (None, "vae_first-2")):
+        empty.claim("p", {"first": 2}, step=step)
+        assert empty.products() == {"p": maker}
+
+
 def test_notes_count_attempts_until_they_are_cleared(empty: Catalog) -> None:
     assert empty.attempts("s", "vae", "d/a") == 0
     assert empty.note("s", "vae", "d/a") == 1

@@ -3,9 +3,13 @@
 from contextlib import closing
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 from catalog_samples import caption, clip, failure, latent, score, video
 
+from catalogs.newest import NO_TEXT_SHA256
 from catalogs.store import Catalog
+from catalogs.verify import verify
 from catalogs.views import connect
 
 
@@ -72,3 +76,28 @@ def test_a_failure_that_came_with_the_row_or_after_it_stands(filled: Catalog) ->
     assert ("d/half",) in _ask(filled, "select video_id from failures")
     filled.append({"failures": [failure("scan", video_id="d/half", attempts=2)]})
     assert _ask(filled, "select attempts from failures where video_id = 'd/half'") == [(2,)]
+
+
+def _told(catalog: Catalog) -> list[tuple[Any, ...]]:
+    return _ask(catalog, "select clip_id, captioner, text_sha256 = sha256('') as empty from texts where clip_id is not null order by all")
+
+
+def test_what_was_made_from_a_caption_that_was_taken_away_is_gone_and_merged_away(filled: Catalog) -> None:
+    """A step that makes nothing of an empty text leaves no newer row: the caption itself must tell."""
+    row = next(row for row in filled.read("texts").to_pylist() if row["clip_id"] == "d/a")
+    assert _told(filled) == [("d/a", "source", False), ("d/b", "source", False)]
+    filled.append({"captions": [caption("a", "")]})
+    assert [finding.check for finding in verify(filled)] == []
+    assert _told(filled) == [("d/b", "source", False)] == [tuple(each.values()) for each in _plain(filled.read("texts"))]
+    filled.append({"captions": [caption("a", "a red circle")]})
+    assert _told(filled) == [("d/a", "source", False), ("d/b", "source", False)], "it came back: nothing has to be made anew"
+    filled.append({"captions": [caption("a", "")]})
+    assert filled.merge() == ["captions", "texts"]
+    assert duckdb.sql(f"select clip_id from '{filled.files.address('texts')}/*.parquet'").fetchall() == [("d/b",)]
+    assert filled.merge() == []
+    filled.append({"texts": [{**row, "text_sha256": NO_TEXT_SHA256}]})
+    assert _told(filled) == [("d/a", "source", True), ("d/b", "source", False)], "made from the empty text, which is there"
+
+
+def _plain(table: pa.Table) -> list[dict[str, Any]]:
+    return [{"clip_id": row["clip_id"], "captioner": row["captioner"], "empty": row["text_sha256"] == NO_TEXT_SHA256} for row in table.to_pylist()]

@@ -169,6 +169,14 @@ def test_a_changed_caption_makes_its_texts_and_masks_anew_and_nothing_else(
         assert {row[1] for row in before[table] ^ after[table]} == {whole[0][0]}
     assert query(catalog, f"select text from captions where clip_id = '{whole[0][0]}'") == [("another text",)]
     assert verify(Catalog.open(str(catalog))) == []
+    # Taken away, it leaves no mask, and the embedding of the empty text.
+    (tmp_path / "root" / "captions.csv").write_text("file,caption\n" + "".join(line for line in rows.splitlines(keepends=True) if changed not in line))
+    build_tiny(catalog, source=source)
+    masked = duckdb.sql(f"select distinct clip_id from '{catalog}/masks/*.parquet'").fetchall()
+    assert sorted(masked) == sorted({(row[1],) for row in after["masks"]} - {whole[0]})
+    hashed = query(catalog, f"select text_sha256 = sha256('') from texts where clip_id = '{whole[0][0]}'")
+    assert hashed == [(True,)]
+    assert verify(Catalog.open(str(catalog))) == []
 
 
 def test_a_filter_that_kills_its_process_costs_one_clip(build_tiny: Build, tmp_path: Path, query: Query) -> None:

@@ -1,5 +1,6 @@
 """Planning: shards, late arrivals, absent files, malformed rows, changed files."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from catalogs.store import Catalog
 from pipelines.plan import MAX_VIDEOS, Plan, listing_of, plan
 from vapdata.clip import BadRow, Video
 from vapdata.errors import CallError
+from vapdata.sources.bridge import Bridge
+from vapdata.step import Source
 
 
 @dataclass
@@ -25,6 +28,8 @@ class Listed:
     dataset: str = "listed"
     seconds: float | None = None
     folder_fps: float | None = None
+    split: str | None = None
+    group: str | None = None
 
     def list(self) -> Iterator[Video | BadRow]:
         yield from self.bad
@@ -34,7 +39,8 @@ class Listed:
                 dataset="listed",
                 name=name,
                 uri=name,
-                split_group=name,
+                split_group=self.group or name,
+                split=self.split,
                 caption=self.captions.get(name),
                 folder_fps=self.folder_fps,
                 seconds=self.seconds,
@@ -47,7 +53,7 @@ class Listed:
         return {}
 
 
-def planned(path: Path, source: Listed, limit: int | None = None, tensor_bytes: int = 1) -> Plan:
+def planned(path: Path, source: Source, limit: int | None = None, tensor_bytes: int = 1) -> Plan:
     catalog = Catalog.open(str(path), create=True)
     with catalog.lock("test"):
         return plan(catalog, source, listing_of(source), run_id="run", limit=limit, tensor_bytes=tensor_bytes)
@@ -149,6 +155,34 @@ def test_the_rate_of_frame_folders_is_kept_and_another_one_refused(tmp_path: Pat
     assert [row["folder_fps"] for row in rows(tmp_path)] == [5.0, 5.0]
     with pytest.raises(CallError, match="shown at 10 fps here, this catalog was built with 5"):
         planned(tmp_path, Listed({"a": 1}, folder_fps=10.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"split": "validation"}, r"listed/a is in validation here \(group a\), this catalog was built with train"), ({"group": "session"}, r"\(group session\)")],
+)
+def test_a_video_keeps_its_split_and_another_one_is_refused(tmp_path: Path, change: dict[str, str], said: str) -> None:
+    planned(tmp_path, Listed({"a": 1}, split="train"))
+    planned(tmp_path, Listed({"a": 1, "b": 1}, split="train"))
+    with pytest.raises(CallError, match=said):
+        planned(tmp_path, Listed({"a": 1, "c": 1}, **{"split": "train", **change}))
+    assert sorted((row["name"], row["split"]) for row in rows(tmp_path)) == [("a", "train"), ("b", "train")]
+
+
+def test_another_list_of_splits_is_refused_for_what_is_planned(tmp_path: Path) -> None:
+    for place in range(5):
+        folder = tmp_path / "root" / f"kitchen{place}" / "push" / f"2022-01-0{place + 1}_00-00-00" / "raw" / "traj_group0" / "traj0" / "images0"
+        folder.mkdir(parents=True)
+        (folder / "im_0.jpg").write_bytes(b"x")
+    (tmp_path / "list.txt").write_text(json.dumps([f"push/{place}" for place in range(5)]))
+    (tmp_path / "other.txt").write_text(json.dumps([f"push/{place}" for place in reversed(range(5))]))
+    listed, other, unlisted = (Bridge(root=str(tmp_path / "root"), seer_list=path and str(tmp_path / path)) for path in ("list.txt", "other.txt", None))
+    planned(tmp_path / "c", listed)
+    assert sorted(row["split"] for row in rows(tmp_path / "c")) == ["train"] * 4 + ["validation"]
+    planned(tmp_path / "c", listed)
+    for changed in (other, unlisted):
+        with pytest.raises(CallError, match="set back what decides it"):
+            planned(tmp_path / "c", changed)
 
 
 def test_a_changed_caption_supersedes_the_old(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from vapdata import tiny, tiny_text
-from vapdata.encoders import llava
+from vapdata.encoders import llava_prompt
 
 FILES = {
     "tiny-wan": {"text_encoder/model", "image_encoder/model", "clip_xlm/open_clip_model"},
@@ -42,9 +42,9 @@ def test_the_version_is_known_without_building_and_differs(name: str) -> None:
 
 def test_hunyuans_template_has_its_103_tokens() -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny.folder("tiny-hunyuan") / "tokenizer")
-    pieces = tokenizer.convert_ids_to_tokens(tokenizer(llava.TEMPLATE.split("{}")[0]).input_ids)
-    assert len(pieces) == llava.CROP
-    assert pieces[llava.IMAGE_AT] == "<image>"
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(llava_prompt.TEMPLATE.split("{}")[0]).input_ids)
+    assert len(pieces) == llava_prompt.CROP
+    assert pieces[llava_prompt.IMAGE_AT] == "<image>"
 
 
 def test_two_tokenizers_of_wan_cut_words_differently() -> None:

@@ -5,17 +5,14 @@ Exercised by `pytest tests/vapdata/encoders/test_clip_text.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
 
-from vapdata import weights as stores
-from vapdata.backbones import Backbone, backbone
-from vapdata.clip import Caption, Sample
-from vapdata.encoders import device as devices
-from vapdata.encoders.prompts import of_family, plain, unconditional
-from vapdata.step import Cell, Product
+from vapdata.encoders.prompts import plain
+from vapdata.encoders.text_tower import OpenTextTower, TextSettings
+from vapdata.step import Product
 from vapdata.weights import Weight
 
 TOKENS = 77
@@ -25,7 +22,7 @@ LONGEST = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipText:
+class ClipText(TextSettings):
     """CLIP-L's pooled embedding of the caption.
 
     What: the text tower's final state at the end mark, not projected and not normalised.
@@ -39,46 +36,14 @@ class ClipText:
     """
 
     name: ClassVar[str] = "clip_text"
-    reads: ClassVar[frozenset[str]] = frozenset({"caption"})
+    family: ClassVar[str | None] = "hunyuan"
 
-    backbone: str
-    negative_prompt: str = ""
-    model: str | None = None
-    """Another hub id or a local folder (with text_encoder_2 and tokenizer_2) instead of the backbone's own."""
     batch: int = 64
     """Texts at once on a GPU."""
 
-    def __post_init__(self) -> None:
-        of_family(self.backbone, "hunyuan", self.name)
-
-    @property
-    def facts(self) -> Backbone:
-        """The backbone's numbers."""
-        return backbone(self.backbone)
-
     def products(self) -> tuple[Product, ...]:
         """The one product."""
-        encoder, tokenizer = self.weights()
-        revision = stores.revision(encoder)
-        settings = {
-            "rows": TOKENS,
-            "negative_prompt": self.negative_prompt,
-            "model_id": encoder.model_id,
-            "revision": revision,
-            "tokenizer_revision": stores.revision(tokenizer),
-        }
-        return (
-            Product(
-                name=f"{self.facts.vae.product.removesuffix('-vae')}-clip-l-pooled",
-                table="texts",
-                model_id=encoder.model_id,
-                revision=revision,
-                dtype="bf16",
-                settings=settings,
-                reads_caption=True,
-                without_caption="empty",
-            ),
-        )
+        return (self.product(f"{self.facts.vae.product.removesuffix('-vae')}-clip-l-pooled", TOKENS, {}),)
 
     def weights(self) -> Sequence[Weight]:
         """The folders of the text tower and its tokenizer."""
@@ -90,66 +55,16 @@ class ClipText:
 
     def open(self, device: str | None = None) -> "OpenClipText":
         """Loads tower and tokenizer."""
-        return OpenClipText(self, device)
+        return OpenClipText(self, "CLIPTextModel", TOKENS, device)
 
 
-class OpenClipText:
+class OpenClipText(OpenTextTower):
     """ClipText at work."""
 
-    def __init__(self, spec: ClipText, device: str | None) -> None:
-        from transformers import AutoTokenizer, CLIPTextModel
-        from transformers.utils import logging
+    def read(self, text: str) -> str:
+        """`text` without special tokens, and not endlessly long."""
+        return plain(text[:LONGEST], self.tokenizer.all_special_tokens)
 
-        logging.disable_progress_bar()
-        encoder, tokenizer = spec.weights()
-        self._spec = spec
-        self._product = spec.products()[0].name
-        self._device = devices.pick(device)
-        self._tokenizer = AutoTokenizer.from_pretrained(stores.find(tokenizer), local_files_only=True, trust_remote_code=False)
-        model = CLIPTextModel.from_pretrained(
-            stores.find(encoder), dtype=devices.precision(self._device), use_safetensors=True, local_files_only=True
-        )
-        self._model = model.to(self._device).eval().requires_grad_(False)
-        self._marks = tuple(self._tokenizer.all_special_tokens)
-
-    def encode(self, samples: Sequence[Sample]) -> list[list[Cell]]:
-        """One cell for each sample; without caption, of the text ''."""
-        texts = [sample.caption.text if sample.caption else "" for sample in samples]
-        embedded = self.embed(texts)
-        return [
-            [self._cell(text, vector, sample.clip_id, sample.caption)]
-            for sample, text, vector in zip(samples, texts, embedded, strict=True)
-        ]
-
-    def constants(self) -> list[Cell]:
-        """The empty and the negative prompt: dropout and guidance need them."""
-        captions = unconditional(self._spec.negative_prompt)
-        embedded = self.embed([caption.text for caption in captions])
-        return [self._cell(caption.text, vector, None, caption) for caption, vector in zip(captions, embedded, strict=True)]
-
-    def embed(self, texts: Sequence[str]) -> list[Float32[np.ndarray, " width"]]:
+    def rows(self, tokens: Any, frames: Sequence[np.ndarray] | None) -> list[Float32[np.ndarray, " width"]]:
         """The pooled vector of each text."""
-        import torch
-
-        found: list[np.ndarray] = []
-        for group in devices.groups(len(texts), self._device, self._spec.batch):
-            tokens = self._tokenizer(
-                [self._plain(text) for text in texts[group]],
-                padding="max_length",
-                max_length=TOKENS,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-            with torch.inference_mode(), devices.out_of_memory("clip_text", "Type: --set clip_text.batch=1"):
-                pooled = self._model(tokens.to(self._device)).pooler_output
-            found.extend(pooled.float().cpu().numpy())
-        return found
-
-    def _plain(self, text: str) -> str:
-        return plain(text[:LONGEST], self._marks)
-
-    def _cell(self, text: str, vector: np.ndarray, clip_id: str | None, caption: Caption | None) -> Cell:
-        tokens = len(self._tokenizer(self._plain(text), truncation=False, verbose=False).input_ids)
-        columns = {"length": min(tokens, TOKENS), "text_truncated": tokens > TOKENS}
-        data = devices.finite(vector, self._product, clip_id)
-        return Cell(product=self._product, clip_id=clip_id, data=data, shape=data.shape, caption=caption, columns=columns)
+        return list(self.model(tokens.input_ids.to(self.device)).pooler_output.float().cpu().numpy())

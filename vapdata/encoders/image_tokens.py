@@ -75,6 +75,11 @@ class ImageTokens:
         """How the frame becomes a square."""
         return self.geometry or GEOMETRY[self.tower]
 
+    @property
+    def variant(self) -> str:
+        """The tower, and the geometry where it is not the tower's own: a recipe may want several."""
+        return self.tower if self.shaped == GEOMETRY[self.tower] else f"{self.tower}-{self.shaped}"
+
     def products(self) -> tuple[Product, ...]:
         """The one product."""
         encoder = self.weights()[0]

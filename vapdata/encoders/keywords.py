@@ -15,7 +15,9 @@ from vapdata.backbones import Backbone, backbone
 from vapdata.clip import Sample, Sampling
 from vapdata.encoders import device as devices
 from vapdata.encoders import joint_towers, word_spans
-from vapdata.encoders.prompts import blanked, clean, of_family, tokenizer_weight
+from vapdata.encoders.llava_prompt import interleaved
+from vapdata.encoders.prompts import blanked, tokenizer_weight
+from vapdata.encoders.stored_rows import stored_rows
 from vapdata.errors import CallError
 from vapdata.step import Cell, Product
 from vapdata.weights import Weight
@@ -32,16 +34,18 @@ class Keywords:
     """Keywords of a caption: similarity maps, visual anchors and token spans.
 
     What: S = -cos(word, patch) in the joint space of CLIP ViT-H and XLM-RoBERTa; keywords are words, stop words apart, whose
-        highest S exceeds a threshold; an anchor is the S-weighted mean of the vision tower's penultimate patch tokens.
+        highest S exceeds a threshold; an anchor is the S-weighted mean of patch tokens: the vision tower's penultimate ones for
+        Wan, whose image embedder reads those, and in the joint space for HunyuanVideo, which has no embedder for pictures.
     Reads: first, caption. A caption without words gives 0 keywords; a clip without caption gets no rows.
-    Writes: three products `<clip>-keywords-<part>-<geometry>-<H>x<W>` in `features`, row k about the k-th keyword in the order of
-        the text: `maps` f16 (K, 16, 16) in [-1, 1]; `anchors` bf16 (K, 1280); `spans` f32 (K, 4), whole numbers: start and end
-        in characters of the cleaned caption (`prompts.clean`), first and last + 1 row of the stored UMT5 embedding.
+    Writes: three products `<clip>-keywords-<part>-<geometry>-<H>x<W>` (HunyuanVideo: `-llava-i<n>` behind) in `features`, row k
+        about the k-th keyword in the order of the text: `maps` f16 (K, 16, 16) in [-1, 1]; `anchors` bf16 (K, 1280), HunyuanVideo
+        (K, 1024); `spans` f32 (K, 4), whole numbers: start and end in characters of the caption as the text encoder reads it
+        (`stored_rows`), first and last + 1 row of the stored UMT5 or LLaVA embedding, image rows counted. Column text_truncated.
     Default: stretch; threshold mean + 1 standard deviation of the words' peaks, the best word always; weights S less its least
         value, normalised; 77 tokens of text.
     Cost: one ViT-H and one XLM-RoBERTa pass, 4.8 GB of weights in float32; 3 KB a keyword.
     Fails when: a value is not finite.
-    Source: Focal Guidance (arXiv 2601.07287) section 3.1-3.2, equation 6, with methods.md 3.6-4, -5, -7 and -13.
+    Source: Focal Guidance (arXiv 2601.07287) section 3.1-3.2, equation 6, with methods.md 3.6-4, -5, -7, -13 and -15.
     """
 
     name: ClassVar[str] = "keywords"
@@ -67,11 +71,19 @@ class Keywords:
     """Another hub id or a local folder in open_clip's format instead of the released towers."""
     text_model: str | None = None
     """Another hub id or a local folder with the text tower's config.json and tokenizer."""
+    interleave: Literal[1, 2, 3, 4, 5] | None = None
+    """HunyuanVideo: as `llava.interleave`, since image rows stand before the words'; None is what the backbone's mode asks for."""
     batch: int = 16
     """Clips at once on a GPU."""
 
     def __post_init__(self) -> None:
-        of_family(self.backbone, "wan", self.name)
+        family = self.facts.family
+        if family not in ("wan", "hunyuan"):
+            raise CallError(
+                f"keywords.backbone = {self.backbone}: spans are of UMT5's or LLaVA's rows, wanted a wan or hunyuan backbone. Use e.g. --set keywords.backbone=tiny-wan."
+            )
+        if self.interleave and family == "wan":
+            raise CallError(f"keywords.interleave = {self.interleave}: {self.backbone}'s text has no image rows. Leave it out.")
         if not 3 <= self.tokens <= 512:
             raise CallError(f"keywords.tokens = {self.tokens}: wanted 3 to 512. Use 77.")
         if self.temperature <= 0:
@@ -83,6 +95,16 @@ class Keywords:
     def facts(self) -> Backbone:
         """The backbone's numbers."""
         return backbone(self.backbone)
+
+    @property
+    def variant(self) -> str:
+        """The geometry where it is not the default: a recipe may want both."""
+        return "" if self.geometry == "stretch" else self.geometry
+
+    @property
+    def every(self) -> int:
+        """Of how many image rows the stored text keeps one."""
+        return interleaved(self.facts, self.interleave)
 
     def products(self) -> tuple[Product, ...]:
         """Maps, anchors and spans, of one clip always written together."""
@@ -108,9 +130,13 @@ class Keywords:
             "text_revision": stores.revision(text),
             "tokenizer_revision": stores.revision(tokenizer),
         }
+        rows_of = ""
+        if self.facts.family == "hunyuan":
+            rows_of = f"-llava-i{self.every}"
+            settings |= {"interleave": self.every, "anchor_space": "joint"}
         return tuple(
             Product(
-                name=f"{prefix}-keywords-{part}-{self.geometry}-{height}x{width}",
+                name=f"{prefix}-keywords-{part}-{self.geometry}-{height}x{width}{rows_of}",
                 table="features",
                 model_id=towers.model_id,
                 revision=revision,
@@ -153,7 +179,9 @@ class Words:
     clip: list[list[int]]
     """Each word's tokens in `ids`."""
     spans: list[tuple[int, int, int, int]]
-    """Each word's characters in the cleaned caption and its rows in the UMT5 embedding."""
+    """Each word's characters in the caption as it is read, and its rows in the stored embedding."""
+    truncated: bool
+    """The caption has more tokens than one of the two encoders reads: words behind them are missing."""
 
 
 class OpenKeywords:
@@ -175,6 +203,7 @@ class OpenKeywords:
         self._picture = image_transform_v2(PreprocessCfg(**{**preprocess, "resize_mode": resize}), is_train=False)
         self._clip_tokenizer = AutoTokenizer.from_pretrained(stores.find(text), local_files_only=True, trust_remote_code=False)
         self._marks = tuple(self._clip_tokenizer.all_special_tokens)
+        self._in_joint_space = spec.facts.family == "hunyuan"
         self._row_tokenizer = AutoTokenizer.from_pretrained(stores.find(tokenizer), local_files_only=True, trust_remote_code=False)
 
     def encode(self, samples: Sequence[Sample]) -> list[list[Cell]]:
@@ -183,10 +212,10 @@ class OpenKeywords:
         cells: list[list[Cell]] = [[] for _ in samples]
         for group in devices.groups(len(named), self._device, self._spec.batch):
             some = [sample for _, sample in named[group]]
-            texts = [sample.caption.text for sample in some if sample.caption]
-            found = self.keywords([self._frame(sample) for sample in some], texts)
-            for (index, sample), arrays in zip(named[group], found, strict=True):
-                cells[index] = self._cells(sample, arrays)
+            words = [self.words(sample.caption.text) for sample in some if sample.caption]
+            found = self.keywords([self._frame(sample) for sample in some], words)
+            for (index, sample), told, arrays in zip(named[group], words, found, strict=True):
+                cells[index] = self._cells(sample, arrays, told.truncated)
         return cells
 
     def constants(self) -> list[Cell]:
@@ -194,13 +223,12 @@ class OpenKeywords:
         return []
 
     def keywords(
-        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], texts: Sequence[str]
+        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], words: Sequence[Words]
     ) -> list[tuple[Float32[np.ndarray, "k gh gw"], Float32[np.ndarray, "k width"], Float32[np.ndarray, "k 4"]]]:
-        """Maps, anchors and spans of each picture with its text."""
+        """Maps, anchors and spans of each picture with its caption's words."""
         import torch
         from PIL import Image
 
-        words = [self.words(text) for text in texts]
         pixels = torch.stack([self._picture(Image.fromarray(frame)) for frame in frames]).to(self._device)
         ids = torch.tensor([one.ids for one in words], device=self._device)
         with torch.inference_mode(), devices.out_of_memory("keywords", "Type: --set keywords.batch=1"):
@@ -208,31 +236,27 @@ class OpenKeywords:
                 told = joint_towers.text_tokens(self._model, ids)
                 joint, penultimate = joint_towers.patch_tokens(self._model, pixels)
             return [
-                self._chosen(one, row.float(), patches.float(), tokens.float())
+                self._chosen(one, row.float(), patches.float(), (patches if self._in_joint_space else tokens).float())
                 for one, row, patches, tokens in zip(words, told, joint, penultimate, strict=True)
             ]
 
     def words(self, caption: str) -> Words:
         """The caption's words that both tokenizers read whole and that may name something in a picture."""
-        text = clean(caption)
-        seen = blanked(text, self._marks)
-        clip = self._clip_tokenizer(
-            seen, max_length=self._spec.tokens, padding="max_length", truncation=True, return_offsets_mapping=True
-        )
+        stored = stored_rows(self._spec.facts, self._row_tokenizer, caption, self._spec.every)
+        seen, limit = blanked(stored.text, self._marks), self._spec.tokens
+        clip = self._clip_tokenizer(seen, max_length=limit, padding="max_length", truncation=True, return_offsets_mapping=True)
         pieces = self._clip_tokenizer.convert_ids_to_tokens(clip.input_ids)
         # A lone mark of a word's start lies on the word's first character, and says nothing of it.
         offsets = [(0, 0) if piece == "▁" else tuple(offset) for piece, offset in zip(pieces, clip.offset_mapping, strict=True)]
-        lines = self._row_tokenizer(
-            text, max_length=self._spec.facts.text.rows, truncation=True, return_offsets_mapping=True
-        ).offset_mapping
         starts = frozenset(start for start, end in offsets if end > start)
         kept, spans = [], []
         for span in word_spans.words(seen, starts):
-            tokens, rows = word_spans.rows(offsets, span), word_spans.rows(lines, span)
+            tokens, rows = word_spans.rows(offsets, span), word_spans.rows(stored.offsets, span)
             if tokens and rows and word_spans.names_something(seen, span):
                 kept.append([row for row in range(*tokens) if offsets[row][1] > offsets[row][0]])
                 spans.append((*span, *rows))
-        return Words(ids=list(clip.input_ids), clip=kept, spans=spans)
+        cut = len(self._clip_tokenizer(seen, truncation=False, verbose=False).input_ids) > limit
+        return Words(ids=list(clip.input_ids), clip=kept, spans=spans, truncated=cut or stored.truncated)
 
     def _chosen(self, words: Words, told: Any, patches: Any, tokens: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         import torch
@@ -253,9 +277,9 @@ class OpenKeywords:
     def _frame(self, sample: Sample) -> np.ndarray:
         return devices.grid(sample.first, sample.clip_id, (self._spec.sampling.height, self._spec.sampling.width, 3))
 
-    def _cells(self, sample: Sample, arrays: Sequence[np.ndarray]) -> list[Cell]:
+    def _cells(self, sample: Sample, arrays: Sequence[np.ndarray], truncated: bool) -> list[Cell]:
         sampling = self._spec.sampling
-        columns = {"resize": sampling.resize, "pixel_height": sampling.height, "pixel_width": sampling.width}
+        columns = {"resize": sampling.resize, "pixel_height": sampling.height, "pixel_width": sampling.width, "text_truncated": truncated}
         return [
             Cell(
                 product=product,

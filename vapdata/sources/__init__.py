@@ -4,6 +4,8 @@ SOURCES = {
     "bridge": "vapdata.sources.bridge:Bridge",
     "epic": "vapdata.sources.epic:Epic",
     "folder": "vapdata.sources.folder:Folder",
+    "lerobot": "vapdata.sources.lerobot:LeRobot",
+    "miniature": "vapdata.sources.miniature:Miniature",
     "openvid": "vapdata.sources.openvid:OpenVid",
     "ssv2": "vapdata.sources.ssv2:SSv2",
     "synthetic": "vapdata.sources.synthetic:Synthetic",

@@ -64,7 +64,8 @@ class Bridge:
     """Path of Seer's `path_id_bridgedata.txt`, a JSON list of `task/number`: its first 80 % train, the rest validate.
 
     The number is taken for the trajectory's place among those of its task, from 0, in the order of paths: Seer's own
-    numbering belongs to a set of mp4 files that is no longer published.
+    numbering belongs to a set of mp4 files that is no longer published. A catalog that was built with another list, or
+    with none, refuses it.
     """
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from vapdata import tiny, weights
 from vapdata.clip import Sample, Sampling
 from vapdata.encoders import joint_towers
 from vapdata.encoders.keywords import Keywords, OpenKeywords
+from vapdata.encoders.llava import Llava
 from vapdata.encoders.prompts import clean
 from vapdata.encoders.umt5 import Umt5
 from vapdata.errors import CallError
@@ -124,7 +125,7 @@ def test_what_is_declared_is_what_is_written(opened: OpenKeywords, spec: Keyword
     for cell, product in zip(cells, products, strict=True):
         assert cell.data.dtype == np.float32
         assert cell.shape == cell.data.shape
-        assert cell.columns == {"resize": "stretch", "pixel_height": 96, "pixel_width": 160}
+        assert cell.columns == {"resize": "stretch", "pixel_height": 96, "pixel_width": 160, "text_truncated": False}
         assert cell.caption == sample(text=TEXT).caption
         assert (product.table, product.reads_caption, product.without_caption) == ("features", True, "none")
     assert opened.constants() == []
@@ -139,7 +140,7 @@ def test_a_row_does_not_depend_on_its_batch(opened: OpenKeywords, sample: Callab
 
 def test_a_batch_of_eight_equals_one_by_one_within_rounding(opened: OpenKeywords, sample: Callable[..., Sample]) -> None:
     samples = [sample(number, text=f"{TEXT} {'and a cat ' * number}") for number in range(8)]
-    together = opened.keywords([one.first for one in samples], [one.caption.text for one in samples if one.caption])
+    together = opened.keywords([one.first for one in samples], [opened.words(one.caption.text) for one in samples if one.caption])
     for arrays, one in zip(together, samples, strict=True):
         for left, right in zip(arrays, opened.encode([one])[0], strict=True):
             np.testing.assert_allclose(left, right.data, rtol=0, atol=1e-5)
@@ -183,7 +184,59 @@ def test_each_switch_changes_bytes_and_settings(spec: Keywords, opened: OpenKeyw
     assert any(left.shape != right.shape or not np.array_equal(left.data, right.data) for left, right in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("wrong", [{"tokens": 2}, {"temperature": 0.0}, {"minimum": -1}, {"backbone": "tiny-hunyuan"}])
+def test_a_caption_with_more_tokens_than_are_read_is_flagged(spec: Keywords, opened: OpenKeywords, sample: Callable[..., Sample]) -> None:
+    fits, long = "red " * 75, "red " * 76
+    assert [cell.columns["text_truncated"] for text in (fits, long) for cell in opened.encode([sample(text=text)])[0]] == [False] * 3 + [True] * 3
+    wide = dataclasses.replace(spec, tokens=512).open("cpu")
+    assert not wide.words("red " * 200).truncated
+    assert wide.words("mountain " * 300).truncated, "the tiny UMT5 cuts the word into pieces: more than its 512 rows"
+
+
+@pytest.fixture
+def hunyuan(tiny_models: Path, sampling: Sampling) -> Keywords:
+    """The keywords of the tiny HunyuanVideo."""
+    return Keywords(backbone="tiny-hunyuan", sampling=sampling, threshold=-1.0)
+
+
+def test_spans_of_hunyuanvideo_name_rows_of_the_stored_llava_embedding(hunyuan: Keywords, sampling: Sampling, sample: Callable[..., Sample]) -> None:
+    """Behind the image rows, each word's tokens; whichever of them are kept."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny.folder("tiny-hunyuan") / "tokenizer")
+    ((embedded,),) = Llava(backbone="tiny-hunyuan", sampling=sampling).open("cpu").encode([sample(text=TEXT)])
+    ids = tokenizer(TEXT, add_special_tokens=False).input_ids
+    for interleave, image_rows in ((None, 144), (2, 288)):
+        opened = dataclasses.replace(hunyuan, interleave=interleave).open("cpu")
+        spans = opened.encode([sample(text=TEXT)])[0][2].data.astype(int)
+        assert [TEXT[start:end] for start, end, _, _ in spans] == ["red", "circle", "moves", "past", "mountain's", "building", "dog", "walking"]
+        for start, end, first, last in spans:
+            assert tokenizer.decode(ids[first - image_rows : last - image_rows]).strip() == TEXT[start:end]
+            assert image_rows <= first < last <= image_rows + len(ids)
+    assert len(embedded.data) == 144 + len(ids) + 1, "the blank line behind the header"
+
+
+def test_hunyuanvideos_anchors_lie_in_the_joint_space(hunyuan: Keywords, sample: Callable[..., Sample]) -> None:
+    opened = hunyuan.open("cpu")
+    maps, anchors, _ = opened.encode([sample(text=TEXT)])[0]
+    with torch.no_grad():
+        joint, _ = joint_towers.patch_tokens(opened._model, opened._picture(Image.fromarray(sample().first))[None])
+    scores = torch.from_numpy(maps.data).reshape(len(maps.data), -1).double()
+    weight = scores - scores.min(1, keepdim=True).values
+    np.testing.assert_allclose(anchors.data, (weight / weight.sum(1, keepdim=True) @ joint[0].double()).numpy(), rtol=0, atol=1e-4)
+    assert anchors.shape[1] == 48 != Keywords(backbone="tiny-wan", sampling=hunyuan.sampling).open("cpu").encode([sample(text=TEXT)])[0][1].shape[1]
+
+
+def test_both_families_keywords_stand_side_by_side(spec: Keywords, hunyuan: Keywords) -> None:
+    names = [product.name for product in hunyuan.products()]
+    assert names == [f"tiny-clip-xlm-keywords-{part}-stretch-96x160-llava-i4" for part in ("maps", "anchors", "spans")]
+    assert not {product.name for product in spec.products()} & set(names)
+    assert (hunyuan.products()[0].settings["interleave"], hunyuan.products()[0].settings["anchor_space"]) == (4, "joint")
+
+
+def test_the_real_hunyuanvideo_wants_llavas_tokenizer(sampling: Sampling) -> None:
+    *_, tokenizer = Keywords(backbone="hunyuanvideo-i2v", sampling=sampling).weights()
+    assert (tokenizer.repo, tokenizer.subfolder) == ("hunyuanvideo-community/HunyuanVideo-I2V", "tokenizer")
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": 2}, {"temperature": 0.0}, {"minimum": -1}, {"backbone": "tiny-cogvideox"}, {"interleave": 2}])
 def test_settings_that_make_no_sense_are_refused(spec: Keywords, wrong: dict[str, object]) -> None:
     with pytest.raises(CallError, match=r"keywords"):
         dataclasses.replace(spec, **wrong)
@@ -225,7 +278,7 @@ def test_a_trainer_reads_them_from_the_catalog_beside_the_text_they_speak_of(
         assert 0 <= first < last < len(text), "rows of the stored embedding, before its end mark"
     empty = [catalog.read_tensor(row).shape for row in catalog.read("features").to_pylist() if row["clip_id"] == "made/1"]
     assert sorted(empty) == [(0, 4), (0, 16, 16), (0, 64)]
-    assert [str(finding) for finding in verify(catalog) if "features" in str(finding)] == []
+    assert [str(finding) for finding in verify(catalog) if "keywords" in str(finding)] == []
 
 
 def clip_rows(one: Sample) -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, LlavaForConditionalG
 
 from vapdata import tiny
 from vapdata.clip import Sample, Sampling
-from vapdata.encoders import llava
+from vapdata.encoders import llava_prompt
 from vapdata.encoders.llava import Llava
 from vapdata.encoders.prompts import padded
 from vapdata.errors import CallError
@@ -61,10 +61,10 @@ def library(
 
 
 def test_the_template_is_the_pipelines() -> None:
-    assert DEFAULT_PROMPT_TEMPLATE["template"] == llava.TEMPLATE
-    assert DEFAULT_PROMPT_TEMPLATE["crop_start"] == llava.CROP
-    assert DEFAULT_PROMPT_TEMPLATE["image_emb_start"] == llava.IMAGE_AT
-    assert DEFAULT_PROMPT_TEMPLATE["image_emb_len"] == llava.PATCHES
+    assert DEFAULT_PROMPT_TEMPLATE["template"] == llava_prompt.TEMPLATE
+    assert DEFAULT_PROMPT_TEMPLATE["crop_start"] == llava_prompt.CROP
+    assert DEFAULT_PROMPT_TEMPLATE["image_emb_start"] == llava_prompt.IMAGE_AT
+    assert DEFAULT_PROMPT_TEMPLATE["image_emb_len"] == llava_prompt.PATCHES
 
 
 @pytest.mark.parametrize("interleave", [4, 2])
@@ -163,15 +163,15 @@ def test_the_empty_and_the_negative_prompt_stand_over_a_black_picture(pipeline: 
 def test_the_backbones_mode_decides_how_many_image_rows_are_kept(spec: Llava) -> None:
     assert spec.every == 4
     assert dataclasses.replace(spec, interleave=2).products()[0].name == "tiny-llava-256-96x160-i2"
-    assert llava.INTERLEAVE == {"token_replace": 4, "latent_concat": 2}
+    assert llava_prompt.INTERLEAVE == {"token_replace": 4, "latent_concat": 2}
 
 
 def test_a_tokenizer_that_cuts_the_template_otherwise_is_refused(pipeline: HunyuanVideoImageToVideoPipeline) -> None:
     image = pipeline.text_encoder.config.image_token_index
-    llava.check_template(pipeline.tokenizer, image, "tiny")
+    llava_prompt.check_template(pipeline.tokenizer, image, "tiny")
     other = AutoTokenizer.from_pretrained(tiny.folder("tiny-hunyuan") / "tokenizer_2")
     with pytest.raises(CallError, match=r"tokens, the picture at nowhere.*wanted 103 tokens, the picture at 5"):
-        llava.check_template(other, -1, "some/model")
+        llava_prompt.check_template(other, -1, "some/model")
 
 
 def test_a_backbone_without_it_is_refused(sampling: Sampling) -> None:

@@ -94,9 +94,9 @@ def test_a_text_of_512_tokens_fits_and_one_more_is_flagged(spec: Umt5, sample: C
 def test_the_attention_mask_counts(spec: Umt5, sample: Callable[..., Sample]) -> None:
     opened = spec.open("cpu")
     ((cell,),) = opened.encode([sample(text="a dog")])
-    tokens = opened._tokenizer(["a dog"], padding="max_length", max_length=512, return_tensors="pt").input_ids
+    tokens = opened.tokenizer(["a dog"], padding="max_length", max_length=512, return_tensors="pt").input_ids
     with torch.no_grad():
-        unmasked = opened._model(tokens)[0][0, :4].numpy()
+        unmasked = opened.model(tokens)[0][0, :4].numpy()
     assert np.abs(unmasked - cell.data).max() > 1e-3
 
 
