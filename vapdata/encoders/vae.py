@@ -182,7 +182,9 @@ class OpenVae:
         import torch
 
         with torch.inference_mode(), devices.out_of_memory(self._spec.name, f"Type: --set {self._spec.name}.tile_above_gb=4"):
-            latent = self._model.encode(pixels).latent_dist
+            # Of one clip, torch on a CPU takes 3D convolutions through slow_conv3d, of two through oneDNN: twice the work takes
+            # 0.43 of the time (CogVideoX; Wan 0.80, HunyuanVideo 0.43), and results are within 5e-6.
+            latent = self._model.encode(pixels if pixels.is_cuda else pixels.expand(2, -1, -1, -1, -1)).latent_dist
             parts = [latent.mean, latent.logvar] if self._spec.logvar else [latent.mean]
             return torch.cat(parts, dim=1)[0].float().cpu().numpy()
 
