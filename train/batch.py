@@ -53,8 +53,8 @@ class Side:
     pooled: Float[Tensor, "B P"] | None = None
     first: Float[Tensor, "B C t H W"] | None = None
     """First-frames latents, scaled as the backbone scales image latents."""
-    condition: Float[Tensor, "B C T H W"] | None = None
-    """Image-condition latents, scaled; the mask channels are derived by the backbone."""
+    condition: Float[Tensor, "B C F H W"] | None = None
+    """Image-condition latents, scaled: F = T for Wan, 1 for HunyuanVideo. The mask channels are derived by the backbone."""
     image_tokens: Float[Tensor, "B N K"] | None = None
     masks: Float[Tensor, "B 3 h w"] | None = None
     """Attention, MLP and fused mask, 0..1."""

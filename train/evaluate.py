@@ -6,9 +6,11 @@ with the references exchanged: a method that ignores its reference shows no diff
 Exercised by `pytest tests/train/test_evaluate.py`.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from train.batch import Batch
 from train.data import Loader
 from train.method import Objective
 from train.objective import seed_of
+from train.world import World
 from vapdata.errors import CallError
 
 BASELINE = "evaluation.json"
@@ -52,6 +55,72 @@ class Entry:
     """Number of the sample in the index."""
     timestep: float
     seed: int
+
+
+class Evaluator:
+    """Asks one run's module, and remembers what it answered at step 0. Every process asks a share of the grid."""
+
+    def __init__(self, evaluation: Evaluation, module: nn.Module, loader: Loader, objective: Objective, world: World, *, seed: int, folder: Path) -> None:
+        self._module, self._loader, self._objective, self._world, self._folder = module, loader, objective, world, folder
+        samples, index = loader.index.validation, loader.index
+        self.entries = grid(evaluation, samples, [index.samples[sample].target for sample in samples], objective, seed)
+        self._size = evaluation.batch or loader.micro_batch
+        self._first = torch.zeros(len(self.entries), dtype=torch.float64)
+
+    def begin(self) -> dict[str, Any]:
+        """The evaluation at step 0, kept in the run's folder: later ones are compared with it."""
+        with self._asking():
+            self._first = self._losses(shuffled=False)
+            self._world.first_alone(lambda: save_baseline(self._folder, self.entries, self._first))
+            return self._row(self._first)
+
+    def go_on(self) -> None:
+        """Reads the evaluation at step 0. Raises CallError when it is not there, or of another grid."""
+        self._first = load_baseline(self._folder, self.entries)
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """What was known at step 0."""
+        return summary(self._first, self._first, self.entries)
+
+    def now(self) -> dict[str, Any]:
+        """The evaluation of the module as it is; see train/record.py for what the numbers mean."""
+        with self._asking():
+            return self._row(self._losses(shuffled=False))
+
+    def _row(self, now: Tensor) -> dict[str, Any]:
+        said = summary(now, self._first, self.entries)
+        if not self._loader.references:
+            return said
+        exchanged = self._losses(shuffled=True)
+        gain, error = paired(exchanged - now)
+        device = self._world.device
+        sensitivity = reference_sensitivity(self.entries, self._module, self._loader, self._objective, device=device, batch=self._size)
+        return {**said, "eval_loss_shuffled": exchanged.mean().item(), "eval_reference_gain": gain, "eval_reference_gain_se": error, "reference_sensitivity": sensitivity}
+
+    def _losses(self, *, shuffled: bool) -> Tensor:
+        own = losses(
+            self.entries,
+            self._module,
+            self._loader,
+            device=self._world.device,
+            batch=self._size,
+            bucket=self._loader.index.samples.bucket,
+            rank=self._world.rank,
+            ranks=self._world.ranks,
+            shuffled=shuffled,
+        )
+        return torch.tensor(self._world.total(own.tolist()), dtype=torch.float64)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """The module in eval mode, and back as it was."""
+        was = self._module.training
+        self._module.eval()
+        try:
+            yield
+        finally:
+            self._module.train(was)
 
 
 def grid(evaluation: Evaluation, samples: Sequence[int], targets: Sequence[str], objective: Objective, seed: int) -> list[Entry]:
@@ -121,7 +190,9 @@ def paired(differences: Float[Tensor, " n"]) -> tuple[float, float]:
 def save_baseline(folder: Path, entries: Sequence[Entry], first: Float[Tensor, " entries"]) -> None:
     """Writes the grid and its losses at step 0, to full precision, so that a resumed run compares with the same."""
     rows = [{"sample": each.sample, "timestep": each.timestep, "seed": each.seed, "loss": loss} for each, loss in zip(entries, first.tolist(), strict=True)]
-    (folder / BASELINE).write_text(json.dumps(rows, indent=0))
+    partial = folder / f".{BASELINE}.partial"
+    partial.write_text(json.dumps(rows, indent=0))
+    os.replace(partial, folder / BASELINE)
 
 
 def load_baseline(folder: Path, entries: Sequence[Entry]) -> Float[Tensor, " entries"]:

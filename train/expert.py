@@ -13,36 +13,25 @@ from torch import Tensor, nn
 
 from train.objective import normal, seed_of
 
-ATTENTION = "attn1"
-"""A block's self-attention, by diffusers' name in CogVideoX and Wan."""
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""Its linear layers."""
-QUERY_SIDE = ("to_q", "norm_q", "to_out")
-"""What of it is used by queries alone."""
-
 
 def own(module: nn.Module) -> nn.Module:
     """A copy of `module` in float32 that learns, on its device."""
     return copy.deepcopy(module).float().requires_grad_(True).train()
 
 
-def freeze_unreached(block: nn.Module, parts: Sequence[str]) -> None:
-    """Freezes what gets no gradient, or exactly zero, in an expert block whose output nobody reads.
+def freeze(module: nn.Module, parts: Sequence[str]) -> None:
+    """Freezes the submodules of these names: those that get no gradient, or exactly zero, for nobody reads what they make.
 
-    Its keys and values alone are read then: query projection and norm, output projection and all that follows
-    attention in `parts`, the block's children in order, are out of reach. (The gates among the outputs of
-    CogVideoX's `norm1.linear` and Wan's `scale_shift_table` are too, but are rows of parameters that learn.)
+    Of an expert block whose output nobody reads, keys and values alone are read, so all of `Backbone.after_keys` is out
+    of reach. (The gates among the outputs of CogVideoX's `norm1.linear` and Wan's `scale_shift_table` are too, but are
+    rows of parameters that learn.)
     """
-    after = parts[parts.index(ATTENTION) + 1 :]
-    unreached = tuple(f"{name}." for name in (*after, *(f"{ATTENTION}.{each}" for each in QUERY_SIDE)))
-    for name, parameter in block.named_parameters():
-        if name.startswith(unreached):
-            parameter.requires_grad_(False)
+    for name in parts:
+        module.get_submodule(name).requires_grad_(False)
 
 
-def zero_linear(block: nn.Module) -> nn.Linear:
-    """A linear layer of the block's width, all zeros, that learns: it says nothing until it has learned to."""
-    like = block.get_submodule(f"{ATTENTION}.to_out.0")
+def zero_linear(like: nn.Module) -> nn.Linear:
+    """A linear layer as wide as `like`'s output, all zeros, that learns: it says nothing until it has learned to."""
     made = nn.Linear(like.out_features, like.out_features, device=like.weight.device, dtype=torch.float32)
     for parameter in made.parameters():
         nn.init.zeros_(parameter)
@@ -64,17 +53,23 @@ class LowRank(nn.Module):
         return self._linear[0](x) + nn.functional.linear(nn.functional.linear(x, self.down), self.up)
 
 
-def low_rank_view(block: nn.Module, rank: int, number: int) -> nn.Module:
-    """Block `number` with corrected attention projections. It shares the block's weights and leaves the block as it is."""
+def low_rank_view(block: nn.Module, projections: Sequence[str], rank: int, number: int) -> nn.Module:
+    """Block `number` with these linear layers corrected. It shares the block's weights and leaves the block as it is."""
     weights = {id(each): each for each in (*block.parameters(), *block.buffers())}
     view = copy.deepcopy(block, weights)
-    for name in PROJECTIONS:
-        owner, _, child = f"{ATTENTION}.{name}".rpartition(".")
-        linear = view.get_submodule(f"{ATTENTION}.{name}")
-        setattr(view.get_submodule(owner), child, LowRank(linear, rank, seed_of(0, 0, number, name)))
+    for name in projections:
+        owner, _, child = name.rpartition(".")
+        linear = view.get_submodule(name)
+        setattr(view.get_submodule(owner), child, LowRank(linear, rank, seed_of(0, 0, number, _short(name))))
     return view
 
 
 def corrections(view: nn.Module) -> nn.ModuleDict:
-    """The corrections of a view, by the projection's name without dots, e.g. `to_out_0`: what its method owns of it."""
-    return nn.ModuleDict({name.replace(".", "_"): view.get_submodule(f"{ATTENTION}.{name}") for name in PROJECTIONS})
+    """The corrections of a view, by the layer's name within attention, dots made `_`, e.g. `to_out_0`: what its method owns of it."""
+    found = {name: each for name, each in view.named_modules() if isinstance(each, LowRank)}
+    return nn.ModuleDict({_short(name).replace(".", "_"): each for name, each in found.items()})
+
+
+def _short(name: str) -> str:
+    """`attn1.to_out.0` -> `to_out.0`."""
+    return name.partition(".")[2] or name

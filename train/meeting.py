@@ -14,9 +14,9 @@ from vapdata.errors import CallError
 
 
 def joint(backbone: Backbone, block: nn.Module, expert: nn.Module, streams: tuple[Stream, ...], *, onward: bool = True, two_way: bool = True) -> tuple[Stream, ...]:
-    """One block: the target, first of `streams`, by `block`, the references by `expert`, in one unmasked attention.
+    """One block: the target, first of `streams`, by `block`, the references by `expert`, in one attention.
 
-    softmax([Q_t; Q_r] [K_t; K_r]^T / sqrt(d)) [V_t; V_r], each stream with its own projections, norms, rotary
+    softmax([Q_t; Q_r] [K_t; K_r]^T / sqrt(d)) [V_t; V_r], padded text left out, each stream with its own projections, norms, rotary
     positions, gates and feed-forward. The target's rows come first, as in the released code (the paper lists the
     reference first: the same sums). Text that walks along takes part.
 
@@ -60,4 +60,13 @@ def _attend(asking: Sequence[AttentionInputs], answering: Sequence[AttentionInpu
         torch.cat([each.query for each in asking], dim=2),
         torch.cat([each.key for each in answering], dim=2),
         torch.cat([each.value for each in answering], dim=2),
+        _allowed(answering),
     )
+
+
+def _allowed(answering: Sequence[AttentionInputs]) -> Tensor | None:
+    """Which of all their keys may be attended to; None for every one."""
+    if all(each.mask is None for each in answering):
+        return None
+    masks = [each.key.new_ones(each.key.shape[0], each.key.shape[2], dtype=torch.bool) if each.mask is None else each.mask for each in answering]
+    return torch.cat(masks, dim=1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from train.batch import Batch, Reads, Side
@@ -42,6 +42,8 @@ class Stream:
     """cos and sin for the video tokens; None where the backbone has no rotary positions (CogVideoX-2B)."""
     grid: tuple[int, int, int]
     """Patches along time, height and width: L is their product."""
+    mask: Bool[Tensor, "B S"] | None = None
+    """HunyuanVideo: True for rows that may be attended to, all video and the true text. None where every row may."""
     pad_frames: int = 0
     """Latent frames that `embed` put in front so that patches fit, and that `head` takes off again (CogVideoX 1.5)."""
 
@@ -56,6 +58,8 @@ class AttentionInputs:
     """S = M + L where text walks along (in the family's own order), else L."""
     carry: tuple[Tensor, ...]
     """Gates and the like that `attention_output` needs again."""
+    mask: Bool[Tensor, "B S"] | None = None
+    """The stream's: True for keys that may be attended to. None for all."""
 
 
 @runtime_checkable
@@ -93,14 +97,24 @@ class Backbone(Protocol):
     scheduler_config: Mapping[str, Any]
     entry: tuple[str, ...]
     """Names of the submodules that `embed` uses, e.g. ("patch_embed", "time_embedding")."""
-    blocks_name: str
-    """Name of the list of blocks in the transformer, e.g. "transformer_blocks"."""
-    block_parts: tuple[str, ...]
-    """Names of a block's children, e.g. ("norm1", "attn1", "norm2", "ff")."""
+    context_entry: tuple[str, ...]
+    """Names of the submodules within `entry` that make `Stream.context`, which only what follows attention reads; empty where there is none."""
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer's blocks in order."""
+        ...
+
+    def block_name(self, number: int) -> str:
+        """The name of a block in the transformer, e.g. "transformer_blocks.3"."""
+        ...
+
+    def projections(self, block: nn.Module) -> tuple[str, ...]:
+        """Names of the linear layers of a block's self-attention, the output's last, e.g. "attn1.to_q"."""
+        ...
+
+    def after_keys(self, block: nn.Module) -> tuple[str, ...]:
+        """Names of the modules in a block that its keys and values do without: they shape its output and nothing else."""
         ...
 
     def reads(self) -> Reads:
@@ -183,12 +197,15 @@ class Method(Protocol):
         ...
 
 
-def attention(query: Float[Tensor, "B h S d"], key: Float[Tensor, "B h K d"], value: Float[Tensor, "B h K d"]) -> Float[Tensor, "B h S d"]:
-    """Softmax attention over all keys, unmasked, scaled by 1/sqrt(d): torch's own kernel, as diffusers calls it."""
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False)
+def attention(
+    query: Float[Tensor, "B h S d"], key: Float[Tensor, "B h K d"], value: Float[Tensor, "B h K d"], mask: Bool[Tensor, "B K"] | None = None
+) -> Float[Tensor, "B h S d"]:
+    """Softmax attention over the keys that `mask` leaves, scaled by 1/sqrt(d): torch's own kernel, as diffusers calls it."""
+    allowed = None if mask is None else mask[:, None, None, :]
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=0.0, is_causal=False)
 
 
 def run_block(backbone: Backbone, block: nn.Module, stream: Stream) -> Stream:
     """One stock block, by way of the uniform access."""
     inputs = backbone.attention_inputs(block, stream)
-    return backbone.attention_output(block, stream, attention(inputs.query, inputs.key, inputs.value), inputs.carry)
+    return backbone.attention_output(block, stream, attention(inputs.query, inputs.key, inputs.value, inputs.mask), inputs.carry)

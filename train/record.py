@@ -1,5 +1,30 @@
 """What a run writes down about itself: metrics.jsonl always; a progress line, TensorBoard and Weights & Biases where wanted.
 
+metrics.jsonl has one JSON object for step 0 (its evaluation) and for each optimiser step, in order and each once, across
+stops and resumes too. Rates are over all processes.
+
+    step             optimiser steps that lie behind
+    loss             mean over the true samples of the global batch, at the weights before the update
+    grad_norm        global norm of the gradient before clipping
+    lr  epoch        learning rate of the step; times that all samples were taken before, from 0
+    samples          true samples of the step; zero-weight fill-ins are not counted
+    seconds          from the end of the step before to the update, without evaluations, checkpoints and samples
+    samples_per_s  tokens_per_s      samples and video tokens (targets' and references') per second
+    wait_share       share of `seconds` in which a process stood still for the loader, on average
+    mb_per_s         10^6 bytes of tensors that were read, per second
+    peak_memory_gb   10^9 bytes, of this process: the GPU's allocator at its peak, or resident memory without a GPU
+    model_tflops     10^12 operations that the step's samples cost, see train/flops.py
+    mfu              share of the GPU's peak that this is; absent where the peak is not known
+
+and where the step was evaluated, on the fixed grid of train/evaluate.py:
+
+    eval_loss        mean over the grid
+    eval_drop  eval_drop_se          mean paired drop of the loss since step 0, and its standard error over the entries
+    eval_loss_at     timestep -> mean loss
+    eval_loss_shuffled               the same with references exchanged (methods with references; so the next two)
+    eval_reference_gain  eval_reference_gain_se     paired: how much worse exchanged references are, and its standard error
+    reference_sensitivity            relative change of the output when references are exchanged
+
 Exercised by `pytest tests/train/test_record.py`.
 """
 

@@ -50,7 +50,7 @@ def cropped(grid: tuple[int, int, int], base: tuple[int, int], *, device: torch.
 
 
 def counted(grid: tuple[int, int, int], *, patch_frames: int = 1, device: torch.device | None = None) -> Positions:
-    """CogVideoX 1.5's positions: 0, 1, 2 ... along each axis, a patch spanning `patch_frames` latent frames.
+    """0, 1, 2 ... along each axis, a patch spanning `patch_frames` latent frames: CogVideoX 1.5, Wan, HunyuanVideo.
 
     Equals the slice branch of `get_3d_rotary_pos_embed`.
     """
@@ -58,13 +58,19 @@ def counted(grid: tuple[int, int, int], *, patch_frames: int = 1, device: torch.
     return Positions(frames=frames, rows=rows, columns=columns, frame_step=1 / patch_frames)
 
 
-def table(positions: Positions, head_dim: int) -> tuple[Float[Tensor, "L d"], Float[Tensor, "L d"]]:
-    """cos and sin for every token. Of d dimensions d/4 turn with time, then 3d/8 with height and 3d/8 with width."""
+def table(
+    positions: Positions, head_dim: int, *, shares: tuple[int, int, int] | None = None, theta: float = THETA, computed_in: torch.dtype = torch.float32
+) -> tuple[Float[Tensor, "L d"], Float[Tensor, "L d"]]:
+    """cos and sin for every token, float32.
+
+    Of d dimensions the first of `shares` turns with time, the second with height, the third with width: CogVideoX's d/4,
+    3d/8 and 3d/8 unless others are given. Angles are `computed_in` this dtype: Wan's in float64.
+    """
     from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
-    shares = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
+    shares = shares or (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
     axes = (positions.frames, positions.rows, positions.columns)
-    turns = [get_1d_rotary_pos_embed(share, axis, theta=THETA, use_real=True) for share, axis in zip(shares, axes, strict=True)]
+    turns = [get_1d_rotary_pos_embed(share, axis, theta=theta, use_real=True, freqs_dtype=computed_in) for share, axis in zip(shares, axes, strict=True)]
     cos, sin = (_spread([turn[part] for turn in turns]) for part in (0, 1))
     return cos, sin
 

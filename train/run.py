@@ -4,8 +4,9 @@ Exercised by `pytest tests/train/test_run.py`.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from train.blocks import Blocks
@@ -14,6 +15,7 @@ from train.evaluate import Evaluation
 from train.method import Method
 from train.optimizer import Optimizer
 from train.record import Logging
+from train.trained_run import method_from
 from vapdata.errors import CallError
 from vapdata.settings import parse, typed
 
@@ -54,16 +56,18 @@ class Run:
     """Which clips are trained on: SQL over `clips_wide`."""
     product: str | None = None
     """The latents to train on; None when the catalog has one grid of the backbone's."""
+    caption: str | None = None
+    """Whose text is read, as captioner/role, e.g. source/source; None when the catalog has embeddings of one."""
     compute: Literal["auto", "bf16", "f32"] = "auto"
     """Arithmetic of the forward and backward pass; auto: bf16 on a GPU, f32 on a CPU. What is trained is kept in float32."""
     checksums: bool = False
     """Check the page checksums of every tensor in the first epoch (reading takes about three times as long)."""
-    optimizer: Optimizer = Optimizer()
-    blocks: Blocks = Blocks()
-    evaluation: Evaluation = Evaluation()
-    checkpoints: Checkpoints = Checkpoints()
-    samples: Samples = Samples()
-    logging: Logging = Logging()
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    blocks: Blocks = field(default_factory=Blocks)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    samples: Samples = field(default_factory=Samples)
+    logging: Logging = field(default_factory=Logging)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.global_batch < 1 or self.micro_batch < 1:
@@ -77,7 +81,7 @@ class Run:
         """The same run with each `part.field=value` replaced. Raises CallError with the names there are."""
         run = self
         for text in settings:
-            part, field, value = typed(parse(text), run.parts())
+            part, field, value = typed(parse(text, noun="part", example="optimizer.lr=1e-4"), run.parts(), noun="part")
             if part == "run":
                 run = dataclasses.replace(run, **{field: value})
             else:
@@ -87,7 +91,18 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """The run as JSON-able data."""
-        return {**dataclasses.asdict(self), "method": {"name": self.method.name, **dataclasses.asdict(self.method)}}
+        return {**dataclasses.asdict(self), "method": {"name": self.method.name, **dataclasses.asdict(self.method)}}  # type: ignore[call-overload]
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any], where: Path) -> "Run":
+        """The run of which `describe` said this; other entries are passed over. Raises CallError, which names `where`, when it is another version's."""
+        fields = {each.name: description[each.name] for each in dataclasses.fields(cls) if each.name in description}
+        try:
+            parts = {name: kind(**fields[name]) for name, kind in _PARTS.items() if name in fields}
+            return cls(**{**fields, **parts, "method": method_from(fields["method"], where)})
+        except (KeyError, TypeError) as error:
+            raise CallError(f"{where}: is no run of this version of the program ({error}). Use the version that began it, or give another --out") from error
 
 
-_PARTS = ("optimizer", "blocks", "evaluation", "checkpoints", "samples", "logging")
+_PARTS = {"optimizer": Optimizer, "blocks": Blocks, "evaluation": Evaluation, "checkpoints": Checkpoints, "samples": Samples, "logging": Logging}
+"""Field of a run -> what it holds."""

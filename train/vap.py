@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from train.batch import Batch, Reads, Side
-from train.expert import corrections, freeze_unreached, low_rank_view, own, zero_linear
+from train.expert import corrections, freeze, low_rank_view, own, zero_linear
 from train.meeting import added, joint
 from train.method import Backbone, Stream, WrapBlock, run_block
 from train.objective import normal, seed_of
@@ -127,7 +127,7 @@ class Vap:
             f"entry.{name}.{key}": f"{name}_mot_ref.{key}" for name in backbone.entry for key in backbone.transformer.get_submodule(name).state_dict()
         }
         blocks = {
-            f"blocks.{number}.{key}": f"{backbone.blocks_name}.{number}.{_marked(key)}" for number in self.layers(backbone) for key in backbone.blocks[number].state_dict()
+            f"blocks.{number}.{key}": f"{backbone.block_name(number)}.{_marked(key)}" for number in self.layers(backbone) for key in backbone.blocks[number].state_dict()
         }
         return entry | blocks
 
@@ -175,7 +175,8 @@ class VapModule(nn.Module):
         self._config, self._backbone = config, (backbone,)
         layers = config.layers(backbone)
         if config.fusion == "single_branch_lora":
-            self._experts = {number: low_rank_view(backbone.blocks[number], config.rank, number) for number in layers}
+            blocks = {number: backbone.blocks[number] for number in layers}
+            self._experts = {number: low_rank_view(block, backbone.projections(block), config.rank, number) for number, block in blocks.items()}
             self.entry = nn.ModuleDict()
             self.lora = nn.ModuleDict({str(number): corrections(view) for number, view in self._experts.items()})
         else:
@@ -183,10 +184,13 @@ class VapModule(nn.Module):
             self.entry = nn.ModuleDict({name: own(backbone.transformer.get_submodule(name)) for name in backbone.entry})
             self.blocks = nn.ModuleDict({str(number): expert for number, expert in self._experts.items()})
         if config.fusion == "residual":
-            self.inject = nn.ModuleDict({str(number): zero_linear(backbone.blocks[number]) for number in layers})
+            last = {number: backbone.projections(backbone.blocks[number])[-1] for number in layers}
+            self.inject = nn.ModuleDict({str(number): zero_linear(backbone.blocks[number].get_submodule(name)) for number, name in last.items()})
         self._unread = None if config.fusion == "residual" or config.ref_noise == "independent" else layers[-1]
         if self._unread is not None and not config.single_branch:
-            freeze_unreached(self._experts[self._unread], backbone.block_parts)
+            freeze(self._experts[self._unread], backbone.after_keys(self._experts[self._unread]))
+            if self._unread == layers[0]:
+                freeze(self.entry, backbone.context_entry)
         two_way = config.fusion != "ref_to_target"
         self._stock = wrap(lambda block, stream: run_block(backbone, block, stream))
         self._joint = wrap(lambda block, expert, streams, onward: joint(backbone, block, expert, streams, onward=onward, two_way=two_way))

@@ -1,13 +1,15 @@
-"""The processes of a run: who this one is, and the few things they tell each other.
+"""The processes of a run: who this one is, the few things they tell each other, and whether they were asked to stop.
 
 Exercised by `pytest tests/train/test_world.py`.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -39,27 +41,58 @@ class World:
 
     def first_alone(self, work: Callable[[], object]) -> None:
         """Rank 0 does `work`, the others wait. When it raises there, they end with a RunError that points to rank 0."""
+        self.together(work if self.is_first else lambda: None)
+
+    def together(self, work: Callable[[], object]) -> None:
+        """Every process does `work` and waits for the others. Where it raises in one, the others end with a RunError instead of waiting for ever."""
         raised: BaseException | None = None
-        if self.is_first:
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - told to the others, then raised again
-                raised = error
-        (failed,) = self.total([float(raised is not None)])
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - told to the others, then raised again
+            raised = error
+        failed = self.total([float(raised is not None and self.rank == rank) for rank in range(self.ranks)])
         if raised is not None:
             raise raised
-        if failed:
-            raise RunError("rank 0 could not go on; its message stands above")
+        if any(failed):
+            raise RunError(f"process {failed.index(1.0)} could not go on; its message stands above")
+
+
+@dataclass
+class Asked:
+    """Whether SIGTERM asked the run to end."""
+
+    stop: bool = False
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Asked]:
+    """SIGTERM sets a flag that the loop looks at after each step, so that it can save and end well."""
+    asked = Asked()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.stop = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def world(device: str | None = None) -> Iterator[World]:
-    """Joins the processes that torchrun started, or makes a world of one. `device` None takes this rank's GPU when there is one."""
+    """Joins the processes that torchrun started, or makes a world of one. `device` None takes this rank's GPU when there is one.
+
+    Raises CallError for a device that is not there, RunError when the other processes cannot be met.
+    """
     rank, ranks, local = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
     chosen = _device(device, local)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        try:
+            dist.init_process_group(backend, timeout=PATIENCE)
+        except (ValueError, dist.DistError) as error:
+            raise RunError(f"process {rank} of {ranks} cannot meet the others ({str(error).partition(chr(10))[0]}). Start all of them with torchrun") from error
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=PATIENCE)
     try:
@@ -71,9 +104,18 @@ def world(device: str | None = None) -> Iterator[World]:
 def _device(asked: str | None, local: int) -> torch.device:
     if asked is None:
         asked = "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise CallError(f"--device {asked}: torch knows no such device. Type cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise CallError(f"--device {asked}: training runs on cpu or cuda. Type --device cpu")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
         raise CallError(f"--device {asked}: torch sees no GPU on this machine. Type --device cpu, or look at nvidia-smi")
-    device = torch.device("cuda", local) if asked == "cuda" else torch.device(asked)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = torch.device("cuda", local) if device.index is None else device
+    if device.index >= torch.cuda.device_count():
+        raise CallError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0. Start at most as many processes, or type --device cuda:0")
+    torch.cuda.set_device(device)
     return device

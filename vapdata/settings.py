@@ -30,22 +30,22 @@ class Setting:
         return f"--set {self.step}.{self.field}={self.text}"
 
 
-def parse(text: str) -> Setting:
-    """`step.field=value` taken apart. Raises CallError for anything else."""
+def parse(text: str, *, noun: str = "step", example: str = "motion.fps=4") -> Setting:
+    """`step.field=value` taken apart. Raises CallError for anything else; `noun` is what a step is called there."""
     name, equals, value = text.partition("=")
     step, dot, field = name.strip().partition(".")
     if not (equals and dot and step and field):
-        raise CallError(f"--set {text}: got no step, field and value; type --set step.field=value, e.g. --set motion.fps=4")
+        raise CallError(f"--set {text}: got no {noun}, field and value; type --set {noun}.field=value, e.g. --set {example}")
     return Setting(step=step, field=field, text=value)
 
 
-def typed(setting: Setting, steps: Mapping[str, Any]) -> tuple[str, str, Any]:
+def typed(setting: Setting, steps: Mapping[str, Any], *, noun: str = "step") -> tuple[str, str, Any]:
     """(step, field, value) with the value in the type that the field of `steps[step]` declares.
 
     `steps` maps names to dataclasses or instances of them. Raises CallError with the names there are.
     """
     if setting.step not in steps:
-        raise CallError(f"{setting}: there is no step {setting.step!r}{did_you_mean(setting.step, steps)}. Known: {', '.join(sorted(steps))}.")
+        raise CallError(f"{setting}: there is no {noun} {setting.step!r}{did_you_mean(setting.step, steps)}. Known: {', '.join(sorted(steps))}.")
     spec = steps[setting.step]
     fields = [field.name for field in dataclasses.fields(spec)]
     if setting.field not in fields:

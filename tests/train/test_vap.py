@@ -20,7 +20,7 @@ from vapdata import backbones
 from vapdata.errors import CallError
 from vapdata.settings import parse, typed
 
-TINY = ("tiny-cogvideox",)
+TINY = ("tiny-cogvideox", "tiny-wan")
 """Every family's tiny backbone."""
 LAST_BLOCK = {
     "tiny-cogvideox": {
@@ -28,6 +28,12 @@ LAST_BLOCK = {
                    "attn1.to_k.bias", "attn1.to_v.weight", "attn1.to_v.bias"},
         "frozen": {"attn1.norm_q.weight", "attn1.norm_q.bias", "attn1.to_q.weight", "attn1.to_q.bias", "attn1.to_out.0.weight", "attn1.to_out.0.bias", "norm2.linear.weight",
                    "norm2.linear.bias", "norm2.norm.weight", "norm2.norm.bias", "ff.net.0.proj.weight", "ff.net.0.proj.bias", "ff.net.2.weight", "ff.net.2.bias"},
+    },
+    "tiny-wan": {
+        "learns": {"scale_shift_table", "attn1.norm_k.weight", "attn1.to_k.weight", "attn1.to_k.bias", "attn1.to_v.weight", "attn1.to_v.bias"},
+        "frozen": {"attn1.norm_q.weight", "attn1.to_q.weight", "attn1.to_q.bias", "attn1.to_out.0.weight", "attn1.to_out.0.bias", "norm2.weight", "norm2.bias",
+                   "ffn.net.0.proj.weight", "ffn.net.0.proj.bias", "ffn.net.2.weight", "ffn.net.2.bias", "attn2.norm_q.weight", "attn2.norm_k.weight", "attn2.norm_added_k.weight",
+                   *(f"attn2.{layer}.{part}" for layer in ("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj", "to_out.0") for part in ("weight", "bias"))},
     },
 }  # fmt: skip
 FRAMES, HEIGHT, WIDTH = 2, 4, 6
@@ -54,7 +60,14 @@ def a_side(backbone: Backbone, seed: int, size: int = 2) -> Side:
         text_mask=torch.ones(size, facts.text.rows, dtype=torch.bool),
         first=drawn("first", channels, reads.first, HEIGHT, WIDTH) if reads.first else None,
         condition=drawn("condition", channels, FRAMES, HEIGHT, WIDTH) if reads.condition else None,
+        image_tokens=drawn("image tokens", 257, 64) if reads.image_tokens else None,
     )
+
+
+def longer(side: Side) -> Side:
+    """The clips twice as long."""
+    twice = {name: torch.cat([value, value], dim=2) for name in ("video", "condition") if (value := getattr(side, name)) is not None}
+    return replace(side, **twice)
 
 
 def a_batch(backbone: Backbone, references: int = 1, size: int = 2, step: int = 3) -> Batch:
@@ -179,18 +192,22 @@ def test_every_switch_can_be_typed(text: str, value: object) -> None:
     assert getattr(replace(Vap(), **{field: found}), field) == value
 
 
-@pytest.mark.parametrize(
-    ("chosen", "wanted"),
-    [(None, (0, 1, 2)), ("all", (0, 1, 2, 3)), ("all-but-last", (0, 1, 2)), ("every-4", (0,)), ("first-half", (0, 1)), ((1, 3), (1, 3))],
-)
-def test_experts_stand_in_the_blocks_that_were_chosen(backbone: Backbone, chosen: Any, wanted: tuple[int, ...]) -> None:
-    config = Vap(expert_layers=chosen)
+CHOICES: dict[str, dict[Any, tuple[int, ...]]] = {
+    "cogvideox": {None: (0, 1, 2), "all": (0, 1, 2, 3), "all-but-last": (0, 1, 2), "every-4": (0,), "first-half": (0, 1), (1, 3): (1, 3)},
+    "wan": {None: (0, 4), "all": (*range(8),), "all-but-last": (*range(7),), "every-4": (0, 4), "first-half": (0, 1, 2, 3), (1, 3): (1, 3)},
+}
+"""Family -> what is typed -> blocks with an expert: of four in tiny CogVideoX, of eight in tiny Wan."""
+
+
+@pytest.mark.parametrize("chosen", [None, "all", "all-but-last", "every-4", "first-half", (1, 3)])
+def test_experts_stand_in_the_blocks_that_were_chosen(backbone: Backbone, chosen: Any) -> None:
+    config, wanted = Vap(expert_layers=chosen), CHOICES[backbone.facts.family][chosen]
     assert config.layers(backbone) == wanted
     assert {int(number) for number in attached(backbone, config).blocks} == set(wanted)
 
 
 def test_a_block_that_is_not_there_is_refused(backbone: Backbone) -> None:
-    with pytest.raises(CallError, match=r"names block 9; tiny-.* has blocks 0 to 3\. Type e\.g\. --set vap\.expert_layers=0,3"):
+    with pytest.raises(CallError, match=r"names block 9; tiny-.* has blocks 0 to ([37])\. Type e\.g\. --set vap\.expert_layers=0,\1"):
         attached(backbone, Vap(expert_layers=(0, 9)))
 
 
@@ -233,8 +250,8 @@ def test_v6_what_nothing_reaches_is_frozen_in_the_last_expert_block_alone(backbo
 @pytest.mark.parametrize("references", [1, 2, 3])
 @pytest.mark.parametrize(
     "config",
-    [Vap(), Vap(expert_layers="all"), Vap(expert_layers=(0, 2)), Vap(fusion="ref_to_target"), Vap(rope="shared"), Vap(ref_timestep="constant")],
-    ids=["released", "all", "layers 0 and 2", "one way", "shared", "constant"],
+    [Vap(), Vap(expert_layers="all"), Vap(expert_layers=(0, 2)), Vap(expert_layers=(1,)), Vap(fusion="ref_to_target"), Vap(rope="shared"), Vap(ref_timestep="constant")],
+    ids=["released", "all", "layers 0 and 2", "layer 1", "one way", "shared", "constant"],
 )
 def test_v6_all_that_learns_gets_a_gradient_that_is_not_zero_and_the_backbone_none(backbone: Backbone, config: Vap, references: int) -> None:
     module = attached(backbone, replace(config, references=references))
@@ -242,6 +259,18 @@ def test_v6_all_that_learns_gets_a_gradient_that_is_not_zero_and_the_backbone_no
     assert {name for name, parameter in module.named_parameters() if parameter.grad is not None} == trained(module)
     assert [name for name, parameter in module.named_parameters() if parameter.requires_grad and not parameter.grad.abs().max() > 0] == []
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in backbone.transformer.parameters())
+
+
+@pytest.mark.parametrize("chosen", [(0,), (2,)])
+def test_v6_a_lone_expert_block_reads_no_captions_where_only_its_output_would_show_them(backbone: Backbone, chosen: tuple[int, ...]) -> None:
+    """Wan's captions and image tokens come in after self-attention: with one expert block their embedders reach nothing."""
+    module = attached(backbone, Vap(expert_layers=chosen))
+    frozen = {name for name, parameter in module.entry.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in module.entry.named_parameters() if name.startswith(tuple(f"{each}." for each in backbone.context_entry))}
+    assert bool(frozen) == (backbone.facts.family == "wan")
+    module.requires_grad_(True)
+    module(a_batch(backbone)).sum().backward()
+    assert all(parameter.grad is None for name, parameter in module.entry.named_parameters() if name in frozen)
 
 
 def test_v6_what_is_frozen_would_get_no_gradient_or_exactly_zero(backbone: Backbone) -> None:
@@ -289,6 +318,22 @@ def test_on_the_real_5b_i2v_it_has_as_many_weights_as_were_released(layers: Any,
     assert len(module.blocks) == (42 if layers else 41)
 
 
+def test_on_the_real_wan_i2v_14b_it_has_as_many_weights_as_were_released() -> None:
+    """4.279 B with experts in blocks 0, 4 ... 36; what follows the keys of block 36 is out of reach."""
+    from diffusers import WanTransformer3DModel
+
+    from train.backbones.wan import Wan
+
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(in_channels=36, image_dim=1280, added_kv_proj_dim=5120)
+    backbone = Wan(backbones.backbone("wan2.1-i2v-14b-480p"), transformer, {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"})
+    module = attached(backbone)
+    assert [int(number) for number in module.blocks] == list(range(0, 40, 4))
+    assert round(sum(parameter.numel() for parameter in module.parameters()) / 1e9, 3) == 4.279
+    assert round(sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad) / 1e9, 3) == 3.928
+    assert module.entry["condition_embedder"].text_embedder.linear_1.weight.requires_grad
+
+
 REAL_5B_I2V = {
     "num_attention_heads": 48, "attention_head_dim": 64, "in_channels": 32, "out_channels": 16, "time_embed_dim": 512, "text_embed_dim": 4096, "num_layers": 42,
     "sample_width": 90, "sample_height": 60, "sample_frames": 49, "max_text_seq_length": 226, "use_rotary_positional_embeddings": True, "use_learned_positional_embeddings": True,
@@ -315,9 +360,9 @@ def test_released_names_carry_the_mark_after_the_module(backbone: Backbone) -> N
     names = Vap().release_names(backbone)
     assert set(names) == set(attached(backbone).state_dict())
     assert len(set(names.values())) == len(names)
-    part = backbone.block_parts[-1]
-    assert names["blocks.2.attn1.to_q.weight"] == f"{backbone.blocks_name}.2.attn1_mot_ref.to_q.weight"
-    assert any(name.startswith(f"{backbone.blocks_name}.0.{part}_mot_ref.") for name in names.values())
+    last, part = Vap().layers(backbone)[-1], {"cogvideox": "ff", "wan": "ffn"}[backbone.facts.family]
+    assert names[f"blocks.{last}.attn1.to_q.weight"] == f"{backbone.block_name(last)}.attn1_mot_ref.to_q.weight"
+    assert any(name.startswith(f"{backbone.block_name(0)}.{part}_mot_ref.") for name in names.values())
     assert all(any(name.startswith(f"{entry}_mot_ref.") for name in names.values()) for entry in backbone.entry)
 
 
@@ -331,6 +376,18 @@ def test_released_names_of_cogvideox_5b_i2v() -> None:
     assert not any(name.startswith("blocks.2.") for name in names), "as released, the last block has no expert"
 
 
+def test_released_names_of_wan() -> None:
+    names = Vap().release_names(load_backbone(backbones.backbone("tiny-wan"), dtype=torch.float32, device=torch.device("cpu")))
+    assert names["entry.patch_embedding.weight"] == "patch_embedding_mot_ref.weight"
+    assert names["entry.condition_embedder.time_embedder.linear_1.bias"] == "condition_embedder_mot_ref.time_embedder.linear_1.bias"
+    assert names["entry.condition_embedder.image_embedder.ff.net.2.weight"] == "condition_embedder_mot_ref.image_embedder.ff.net.2.weight"
+    assert names["blocks.4.attn1.norm_k.weight"] == "blocks.4.attn1_mot_ref.norm_k.weight"
+    assert names["blocks.4.attn2.add_k_proj.bias"] == "blocks.4.attn2_mot_ref.add_k_proj.bias"
+    assert names["blocks.4.ffn.net.0.proj.weight"] == "blocks.4.ffn_mot_ref.net.0.proj.weight"
+    assert names["blocks.0.scale_shift_table"] == "blocks.0.scale_shift_table_mot_ref"
+    assert {name.split(".")[1] for name in names.values() if name.startswith("blocks.")} == {"0", "4"}
+
+
 def test_ablations_have_no_released_names(backbone: Backbone) -> None:
     for fusion in ("ref_to_target", "residual", "single_branch_full", "single_branch_lora"):
         assert Vap(fusion=fusion).release_names(backbone) == {}
@@ -340,20 +397,22 @@ def test_ablations_have_no_released_names(backbone: Backbone) -> None:
 
 
 OTHER_OUTPUT = {
-    "expert_layers": Vap(expert_layers="every-4"),
+    "expert_layers": Vap(expert_layers="first-half"),
     "fusion": Vap(fusion="ref_to_target"),
     "rope": Vap(rope="shared"),
     "width": Vap(rope="time_and_width_bias"),
     "long": Vap(rope="discrete_long"),
     "delta": Vap(delta=5),
     "ref_timestep": Vap(ref_timestep="constant"),
+    "the target's ref_timestep": Vap(ref_timestep="target"),
     "single branch": Vap(fusion="single_branch_full"),
 }
 
 
 @pytest.mark.parametrize("config", OTHER_OUTPUT.values(), ids=OTHER_OUTPUT)
 def test_a_switch_changes_what_comes_out(backbone: Backbone, config: Vap) -> None:
-    assert (prediction(backbone, attached(backbone, config)) - prediction(backbone, attached(backbone))).abs().max() > 1e-5
+    released = config == Vap(ref_timestep=RELEASED_TIMESTEP[backbone.facts.family])
+    assert ((prediction(backbone, attached(backbone, config)) - prediction(backbone, attached(backbone))).abs().max() > 1e-5) != released
 
 
 def test_more_references_change_what_comes_out_and_a_delta_equal_to_the_default_does_not(backbone: Backbone) -> None:
@@ -372,7 +431,7 @@ def test_another_reference_changes_what_comes_out(backbone: Backbone) -> None:
     assert (own - other).norm() / own.norm() > 1e-3
 
 
-def test_the_released_timestep_of_cogvideox_is_the_targets(backbone: Backbone) -> None:
+def test_the_released_timestep_is_the_default(backbone: Backbone) -> None:
     told = RELEASED_TIMESTEP[backbone.facts.family]
     assert torch.equal(prediction(backbone, attached(backbone)), prediction(backbone, attached(backbone, Vap(ref_timestep=told))))
 
@@ -392,16 +451,14 @@ def test_the_residual_ablation_begins_silent_and_then_speaks(backbone: Backbone)
 
 def test_the_residual_ablation_refuses_a_reference_of_another_shape(backbone: Backbone) -> None:
     batch = a_batch(backbone)
-    longer = tuple(replace(side, video=torch.cat([side.video, side.video], dim=2)) for side in batch.references)
     with pytest.raises(CallError, match=r"fusion=residual adds token to token.*--set vap\.fusion=joint"):
-        attached(backbone, Vap(fusion="residual")).predict(batch.noise, batch.timesteps, batch.target, longer)
+        attached(backbone, Vap(fusion="residual")).predict(batch.noise, batch.timesteps, batch.target, tuple(map(longer, batch.references)))
 
 
 def test_a_joint_reference_may_be_longer_than_its_target(backbone: Backbone) -> None:
     batch = a_batch(backbone)
-    longer = tuple(replace(side, video=torch.cat([side.video, side.video], dim=2)) for side in batch.references)
     with torch.no_grad():
-        assert attached(backbone).predict(batch.noise, batch.timesteps, batch.target, longer).shape == batch.noise.shape
+        assert attached(backbone).predict(batch.noise, batch.timesteps, batch.target, tuple(map(longer, batch.references))).shape == batch.noise.shape
 
 
 def test_a_single_full_branch_is_a_copy_of_everything_and_all_of_it_learns(backbone: Backbone) -> None:

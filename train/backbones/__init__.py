@@ -12,7 +12,11 @@ from train.method import Backbone
 from vapdata import backbones, registry
 from vapdata.errors import CallError
 
-FAMILIES = {"cogvideox": "train.backbones.cogvideox:CogVideoX"}
+FAMILIES = {
+    "cogvideox": "train.backbones.cogvideox:CogVideoX",
+    "wan": "train.backbones.wan:Wan",
+    "hunyuan": "train.backbones.hunyuan:Hunyuan",
+}
 """Family of the backbone's facts -> `module:class` of its wrapper."""
 
 

@@ -15,10 +15,8 @@ d head dim, S = M + L with the text first.
 """
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,12 +24,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from train import rotary
+from train.backbones.stored import check_config, stored
 from train.batch import Reads, Side
 from train.method import AttentionInputs, Objective, Stream
 from train.objective import objective_from
-from vapdata import backbones, weights
+from vapdata import backbones
 from vapdata.errors import CallError
-from vapdata.weights import Weight
 
 OFS = 2.0
 """What diffusers' 1.5-I2V pipeline passes as `ofs`, whatever the clip."""
@@ -40,8 +38,7 @@ OFS = 2.0
 class CogVideoX:
     """One loaded CogVideoX; see `train.method.Backbone`, which it satisfies."""
 
-    blocks_name = "transformer_blocks"
-    block_parts = ("norm1", "attn1", "norm2", "ff")
+    context_entry: tuple[str, ...] = ()
 
     def __init__(self, facts: backbones.Backbone, transformer: nn.Module, scheduler_config: Mapping[str, Any]) -> None:
         """Wraps `transformer`, freezes it and puts it into eval mode. Raises CallError when it is not what `facts` say."""
@@ -53,27 +50,38 @@ class CogVideoX:
         self.entry: tuple[str, ...] = ("patch_embed", "time_embedding")
         if self.config.ofs_embed_dim:
             self.entry += ("ofs_embedding",)
-        _check(facts, self.config)
+        channels = facts.vae.latent_channels
+        wanted = {
+            "in_channels": channels * (2 if facts.image_to_video else 1),
+            "out_channels": channels,
+            "text_embed_dim": facts.text.width,
+            "patch_size_t": facts.patch_frames if facts.patch_frames > 1 else None,
+        }
+        check_config(facts, self.config, wanted)
 
     @classmethod
     def load(cls, facts: backbones.Backbone, *, dtype: torch.dtype, device: torch.device, folder: str | None = None) -> "CogVideoX":
-        """From the hub's cache, a local folder, or a tiny model made here; sharded or whole safetensors, never a download."""
-        from diffusers import CogVideoXTransformer3DModel
-
-        model, scheduler = needed(facts, folder)
-        weights.require((model, scheduler))
-        path = weights.find(model)
-        made_for = json.loads((path / "config.json").read_text()).get("_class_name")
-        if made_for != "CogVideoXTransformer3DModel":
-            raise CallError(f"{path}: config.json is of {made_for}; {facts.name} wants CogVideoXTransformer3DModel. Name the folder of a CogVideoX.")
-        transformer = CogVideoXTransformer3DModel.from_pretrained(path, torch_dtype=dtype, local_files_only=True, use_safetensors=True)
-        config = json.loads((weights.find(scheduler) / "scheduler_config.json").read_text())
-        return cls(facts, transformer.to(device), config)
+        """From this machine, see `train.backbones.stored`."""
+        whole = facts.name == "cogvideox-2b"
+        transformer, config = stored("CogVideoXTransformer3DModel", facts, dtype=dtype, device=device, folder=folder, whole=whole)
+        return cls(facts, transformer, config)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer's blocks in order."""
         return tuple(self.transformer.transformer_blocks)
+
+    def block_name(self, number: int) -> str:
+        """The name of a block in the transformer."""
+        return f"transformer_blocks.{number}"
+
+    def projections(self, block: nn.Module) -> tuple[str, ...]:
+        """The linear layers of its attention."""
+        return "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"
+
+    def after_keys(self, block: nn.Module) -> tuple[str, ...]:
+        """The query's projection and norm, and all that comes after attention."""
+        return "attn1.to_q", "attn1.norm_q", "attn1.to_out", "norm2", "ff"
 
     def reads(self) -> Reads:
         """The caption; for image-to-video the first frame's latent too."""
@@ -216,39 +224,6 @@ class CogVideoX:
         else:
             positions = rotary.counted(grid, patch_frames=config.patch_size_t, device=device)
         return rotary.table(positions.moved(latent_frames=frame_offset, patches=width_offset), config.attention_head_dim)
-
-
-def needed(facts: backbones.Backbone, folder: str | None = None) -> tuple[Weight, Weight]:
-    """The transformer and the scheduler's config; from `folder` what it has, the rest from the backbone's repository."""
-    whole = facts.name == "cogvideox-2b" or facts.tiny
-    model = Weight(
-        repo=facts.repo,
-        aliases=facts.aliases,
-        subfolder="transformer",
-        stem="diffusion_pytorch_model",
-        hub_files=() if whole else ("diffusion_pytorch_model.safetensors.index.json",),
-    )
-    scheduler = Weight(repo=facts.repo, aliases=facts.aliases, subfolder="scheduler", files=("scheduler_config.json",))
-    if folder is None:
-        return model, scheduler
-    root = Path(folder).expanduser().resolve()
-    if (root / "scheduler" / "scheduler_config.json").is_file():
-        scheduler = replace(scheduler, repo=str(root), aliases=())
-    return replace(model, repo=str(root), aliases=(), hub_files=()), scheduler
-
-
-def _check(facts: backbones.Backbone, config: Any) -> None:
-    """Raises CallError when the weights are those of another backbone."""
-    channels = facts.vae.latent_channels
-    wanted = {
-        "in_channels": channels * (2 if facts.image_to_video else 1),
-        "out_channels": channels,
-        "text_embed_dim": facts.text.width,
-        "patch_size_t": facts.patch_frames if facts.patch_frames > 1 else None,
-    }
-    wrong = [f"{name} {getattr(config, name)} (wanted {value})" for name, value in wanted.items() if getattr(config, name) != value]
-    if wrong:
-        raise CallError(f"these transformer weights are not {facts.name}'s: {', '.join(wrong)}. Name the folder of a {facts.name}.")
 
 
 def _without_table(patch_embed: nn.Module) -> nn.Module:

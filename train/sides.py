@@ -1,0 +1,153 @@
+"""Clips of an index as a method is given them: read, scaled by the backbone's rule, padded, checked for NaN.
+
+Latents are stored raw. They become (z - mean) / std * factor, computed in float64 a channel at a time and rounded
+once to float32, straight from the mapped file into the batch. Exercised by `pytest tests/train/test_data.py`.
+
+Shapes: B clips, C channels, T latent frames, H W latent rows and columns, M text rows, E their width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from train.batch import Side
+from train.cells import CellReader, Place, remedy
+from train.samples import Index
+from vapdata.backbones import Backbone, VaeFacts
+from vapdata.errors import CallError, CatalogDamaged
+
+TEXTS = ("text", "pooled")
+"""Roles of which dropout takes the empty prompt's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """One clip to be read."""
+
+    clip: int
+    """Its number in the index."""
+    text: int
+    """The number of the clip, or of the constant, whose text it is given."""
+
+
+class Sides:
+    """Makes sides of clips by number."""
+
+    def __init__(self, index: Index, facts: Backbone, reader: CellReader, *, pin: bool = False) -> None:
+        """`pin`: batches lie in page-locked memory, from which a GPU copies without waiting."""
+        self.index, self.facts, self.reader, self.pin = index, facts, reader, pin
+        self._fill: Mapping[str, Callable[[list[Tensor], list[Place]], Tensor]] = {
+            "video": self._video,
+            "first": self._image,
+            "condition": self._image,
+            "text": self._text,
+            "pooled": self._plain,
+            "image_tokens": self._plain,
+            "masks": self._plain,
+            "picture": self._picture,
+        }
+
+    def places(self, pick: Pick) -> Iterator[Place]:
+        """Everything that is read for one clip."""
+        return (self._place(each.role, pick) for each in self.index.products)
+
+    def side(self, picks: Sequence[Pick], *, check: bool = False) -> Side:
+        """These clips as one side. `check` verifies page checksums. Raises CatalogDamaged that names clip and file."""
+        found: dict[str, Any] = {each.role: self._made(each.role, picks, check) for each in self.index.products}
+        if "text" in found:
+            lengths = torch.tensor([self.index.length("text", pick.text) for pick in picks])
+            found["text_mask"] = text_mask(lengths, found["text"].shape[1])
+        return Side(clip_ids=tuple(self.index.clip_ids[pick.clip] for pick in picks), **found)
+
+    def prompt(self, which: str, count: int) -> tuple[Float[Tensor, "B M E"], Bool[Tensor, "B M"]]:
+        """The empty or the negative prompt, `count` times, and which of its rows are true tokens."""
+        if not self.index.reads.text:
+            raise CallError(f"train.{self.index.method} reads no captions, so its index holds no {which} prompt")
+        number = self.index.constant(which)
+        text = self._made("text", [Pick(clip=number, text=number)], False).expand(count, -1, -1)
+        return text, text_mask(torch.tensor([self.index.length("text", number)] * count), text.shape[1])
+
+    def _place(self, role: str, pick: Pick) -> Place:
+        return self.index.place(role, pick.text if role in TEXTS else pick.clip)
+
+    def _made(self, role: str, picks: Sequence[Pick], check: bool) -> Tensor:
+        places = [self._place(role, pick) for pick in picks]
+        return self._fill[role](self.reader.read(places, check=check), places)
+
+    def _video(self, raw: list[Tensor], places: list[Place]) -> Tensor:
+        return self._latents(raw, places, self.facts.vae.scaling_factor)
+
+    def _image(self, raw: list[Tensor], places: list[Place]) -> Tensor:
+        return self._latents(raw, places, self.facts.vae.image_scaling_factor)
+
+    def _latents(self, raw: list[Tensor], places: list[Place], factor: float) -> Tensor:
+        """The mean of each posterior, scaled; a log-variance behind it is not read."""
+        channels = self.index.channels
+        made = self._empty((len(raw), channels, *raw[0].shape[1:]), torch.float32)
+        for out, latent, place in zip(made, raw, places, strict=True):
+            scale_into(out, latent[:channels], self.facts.vae, factor)
+            self._check(out, place)
+        return made
+
+    def _text(self, raw: list[Tensor], places: list[Place]) -> Tensor:
+        """Rows of each text, zeros below."""
+        count = self.index.of("text").rows or 0
+        made = self._empty((len(raw), count, raw[0].shape[1]), torch.float32)
+        for out, rows, place in zip(made, raw, places, strict=True):
+            if len(rows) > count:
+                raise CatalogDamaged(f"{place} in {self.index.catalog}: a text of {len(rows)} rows, {self.facts.name} takes {count}. {remedy(self.reader.catalog)}")
+            out[: len(rows)].copy_(rows)
+            out[len(rows) :].zero_()
+            self._check(out, place)
+        return made
+
+    def _plain(self, raw: list[Tensor], places: list[Place]) -> Tensor:
+        """As stored, in float32."""
+        made = self._empty((len(raw), *raw[0].shape), torch.float32)
+        for out, stored, place in zip(made, raw, places, strict=True):
+            out.copy_(stored)
+            self._check(out, place)
+        return made
+
+    def _picture(self, raw: list[Tensor], places: list[Place]) -> Tensor:
+        """Colours first."""
+        height, width, colours = raw[0].shape
+        made = self._empty((len(raw), colours, height, width), torch.uint8)
+        for out, stored in zip(made, raw, strict=True):
+            out.copy_(stored.permute(2, 0, 1))
+        return made
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, pin_memory=self.pin)
+
+    def _check(self, tensor: Tensor, place: Place) -> None:
+        """Raises CatalogDamaged unless every number is finite."""
+        if torch.isfinite(tensor.sum()):  # a sum is finite only if its terms are, and costs a fifteenth of asking each
+            return
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            apart = f'Leave the clip out: --where "clip_id <> \'{place.clip_id}\'". ' if place.clip_id else ""
+            raise CatalogDamaged(f"{place} of {place.product} in {self.index.catalog}: {bad} of {tensor.numel()} numbers are NaN or infinite. {apart}{remedy(self.reader.catalog)}")
+
+
+def scale_into(out: Float[Tensor, "C T H W"], raw: Shaped[Tensor, "C T H W"], vae: VaeFacts, factor: float) -> None:
+    """Writes (raw - mean) / std * factor into `out`: float64, rounded once."""
+    scratch = torch.empty(raw.shape[1:], dtype=torch.float64)
+    for channel in range(len(raw)):
+        scratch.copy_(raw[channel])
+        if vae.mean:
+            scratch.sub_(vae.mean[channel])
+        if vae.std:
+            scratch.div_(vae.std[channel])
+        if factor != 1:
+            scratch.mul_(factor)
+        out[channel].copy_(scratch)
+
+
+def text_mask(lengths: Shaped[Tensor, " B"], rows: int) -> Bool[Tensor, "B M"]:
+    """True for as many rows of each text as it has tokens."""
+    return torch.arange(rows) < lengths[:, None]
