@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.work import ShardWork, Todo
-from vapdata.clip import Caption, Clip, Video
+from vapdata.clip import Caption, Clip, Made, Video
 from vapdata.errors import ClipError
 from vapdata.step import Cell, Product
 
@@ -88,7 +88,16 @@ def video_of(row: dict[str, Any]) -> Video:
         seconds=row["seconds"],
         bytes=row["bytes"],
         scores={name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(row["source_scores"] or "{}").items()},
+        made=made_of(row),
     )
+
+
+def made_of(row: Mapping[str, Any]) -> Made | None:
+    """Where the video of a row of `videos` comes from; None for a filmed one."""
+    if row.get("parent_clip_id") is None:
+        return None
+    names = ("provider", "condition", "parent_clip_id", "seed", "parameters", "content_sha256")
+    return Made(**{name: row[name] for name in names}, neutral=row["neutral_caption"])
 
 
 def clip_row(clip: Clip, shard: str) -> dict[str, Any]:

@@ -134,8 +134,8 @@ class Encode:
         return _OpenEncode(self)
 
 
-class _Worker:
-    """What both stages share: the catalog, the time and memory they took, how a shard stops."""
+class Worker:
+    """What stages share: the catalog, the time and memory they took, how a shard stops."""
 
     def __init__(self, name: str, job: Job):
         self.name = name
@@ -146,6 +146,7 @@ class _Worker:
         self.untold = Caption(text="", captioner=captioner, role=role)
 
     def __call__(self, record: Record, tick: Tick) -> Record:
+        """Does this stage's part, and notes the time and memory that it took."""
         began = time.time()
         if record.stopped is None:
             try:
@@ -193,7 +194,7 @@ class _Worker:
         ]
 
 
-class _OpenScan(_Worker):
+class _OpenScan(Worker):
     def __init__(self, stage: ScanStage):
         super().__init__(stage.name, stage.job)
         self.decoder = Decoder()
@@ -207,7 +208,7 @@ class _OpenScan(_Worker):
             before = len(record.rows["failures"])
             with self.noted(record, row["video_id"]) as deaths:
                 if deaths >= MAX_DEATHS:
-                    record.fail("scan", _died(row["uri"], "scan", deaths), video_id=row["video_id"], clip_id=None)
+                    record.fail("scan", died(row["uri"], "scan", deaths), video_id=row["video_id"], clip_id=None)
                 else:
                     thumbs += self._video(record, row)
             tick(self.name, 1, int(len(record.rows["failures"]) > before))
@@ -242,7 +243,7 @@ class _OpenScan(_Worker):
             record.rows["captions"] += [caption_row(clip.clip_id, caption, record.shard) for caption in caption_of(video, clip)]
 
 
-class _OpenEncode(_Worker):
+class _OpenEncode(Worker):
     def __init__(self, stage: Encode):
         import torch
 
@@ -295,7 +296,7 @@ class _OpenEncode(_Worker):
             with self.noted(record, each.clip["clip_id"]) as deaths:
                 try:
                     if deaths >= MAX_DEATHS:
-                        raise _died(each.clip["uri"], self.name, deaths)
+                        raise died(each.clip["uri"], self.name, deaths)
                     sample = self._sample(each)
                     if deaths:  # alone, so that its neighbours are not taken down with it
                         tick(self.name, 1, self._encode(record, [(each, sample)], cells))
@@ -360,7 +361,8 @@ def _wanted(encoder: Encoder, each: Todo) -> bool:
     return any(product.name in each.products for product in encoder.products())
 
 
-def _died(uri: str, step: str, deaths: int) -> WorkerDied:
+def died(uri: str, step: str, deaths: int) -> WorkerDied:
+    """The error of a file that takes its workers down."""
     return WorkerDied(f"{uri}: took its worker process down {deaths} times in {step}; look at the file, then try again with: vapdata retry")
 
 

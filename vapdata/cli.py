@@ -16,16 +16,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vapdata import __version__
-from vapdata.errors import CallError, RunError, VapdataError
+from vapdata.errors import CallError, VapdataError
 
 if TYPE_CHECKING:
-    import pyarrow
-
     import catalogs.store
 
 DEFAULT_RECIPE = "tiny"
@@ -107,6 +105,73 @@ def build(
 
 @commands.command()
 @_catalog
+@click.option("--provider", "names", multiple=True, metavar="NAME", help="Who finds or makes members; may be repeated.  [default: all that need no model and no network]")
+@click.option("--where", metavar="SQL", help="Which clips may be members, and sources of made ones: a predicate over clips_wide.")
+@click.option("--recipe", metavar="NAME", help="What made videos are rendered for and built with.  [default: the newest build's]")
+@click.option("--root", "roots", multiple=True, metavar="DATASET=PATH", help="Folder of a dataset that videos are made from; may be repeated.  [default: data/<source>]")
+@_address
+@_set
+def pairs(catalog: str, names: tuple[str, ...], where: str | None, recipe: str | None, roots: tuple[str, ...], address: str | None, settings: tuple[str, ...]) -> None:
+    """Pairs clips that show the same condition in different content.
+
+    A provider's conditions and pairs are replaced whole; the same clips and settings give the same pairs. How clips
+    are paired: --set pairs.FIELD=VALUE, e.g. pairs.seed, pairs.least_score, pairs.most_members.
+    """
+    _open(catalog)
+
+    from pipelines.pairing import Pairing
+    from pipelines.synthesize import Request, synthesize
+    from vapdata import settings as parsing
+    from vapdata.conditions import BY_DEFAULT, PROVIDERS
+    from vapdata.registry import load
+    from vapdata.screen import progress
+
+    chosen = {name: load(PROVIDERS, name, "provider") for name in dict.fromkeys(names or BY_DEFAULT)}
+    typed = [parsing.typed(parsing.parse(text), {**chosen, "pairs": Pairing}) for text in settings]
+
+    def of(step: str) -> dict[str, Any]:
+        return {field: value for each, field, value in typed if each == step}
+
+    providers = tuple(plugin(**of(name)) for name, plugin in chosen.items())
+    wrong = [text for text in roots if not all(text.partition("="))]
+    if wrong:
+        raise CallError(f"--root {wrong[0]}: got no dataset and path; type --root DATASET=PATH, e.g. --root synthetic=data/synthetic")
+    places = {dataset: path for dataset, _, path in (text.partition("=") for text in roots)}
+    pairing = Pairing(**of("pairs"))
+    request = Request(catalog=catalog, providers=providers, pairing=pairing, where=where, recipe=recipe, roots=places, address=address, lenient=not names, command=_typed_command())
+    with progress() as show:
+        summary = synthesize(request, show=show)
+    _print_lines(summary.lines())
+
+
+@commands.command()
+@_catalog
+@click.option("--preview", metavar="NAME", help="Write a picture of this condition's members, side by side, instead of the list.")
+@click.option("--output", metavar="FILE", help="Where the picture goes.  [default: NAME.png]")
+def conditions(catalog: str, preview: str | None, output: str | None) -> None:
+    """Lists the conditions that clips show: members, pairs and mean alignment, per category."""
+    opened = _open(catalog)
+    if preview is not None:
+        from pipelines.preview import preview as draw
+
+        output = output or f"{preview}.png"
+        _print_lines([f"{output}: {draw(opened, preview, output)} members of {preview}"])
+        return
+
+    from catalogs.conditions import conditions as ask
+    from vapdata.screen import print_table
+
+    found = ask(opened)
+    for category in dict.fromkeys(each.category for each in found):
+        rows = [each for each in found if each.category == category]
+        title = f"{category}: {len(rows)} conditions, {sum(each.members for each in rows)} members, {sum(each.pairs for each in rows)} pairs"
+        print_table(["condition", "provider", "members", "targets", "pairs", "mean score", "splits", "refused"], [each.cells() for each in rows], title=title)
+    if not found:
+        _print_lines([f"{catalog}: no clip is known to show a condition; find some: vapdata pairs --catalog {shlex.quote(catalog)}"])
+
+
+@commands.command()
+@_catalog
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True, help="How the answer is written.")
 @click.option("--output", metavar="FILE", help="Write the answer there instead of on the screen; needed for parquet.")
 @click.argument("sql")
@@ -123,13 +188,13 @@ def query(catalog: str, form: str, output: str | None, sql: str) -> None:
         raise CallError(f"--output {output} lies in the catalog {catalog}, where it would count as data; name a file elsewhere")
 
     from catalogs.queries import answer
-    from vapdata.screen import print_answer
+    from vapdata.screen import print_answer, write_answer
 
     table = answer(opened, sql)
     if form == "table" and output is None:
         print_answer(table)
     else:
-        _write_answer(table, "csv" if form == "table" else form, output)
+        write_answer(table, "csv" if form == "table" else form, output)
 
 
 @commands.command()
@@ -201,7 +266,7 @@ def models(recipe: str | None, settings: tuple[str, ...]) -> int:
 @commands.command()
 @click.argument("name", required=False)
 def explain(name: str | None) -> None:
-    """Explains a source, filter, captioner, encoder, recipe or table; without NAME, lists them."""
+    """Explains a source, filter, captioner, encoder, provider, recipe or table; without NAME, lists them."""
     from vapdata.registry import did_you_mean
 
     known = _explainable()
@@ -305,13 +370,14 @@ def _explainable() -> dict[str, dict[str, Callable[[], Iterable[str]]]]:
     from catalogs.tables import TABLES
     from pipelines.recipes import RECIPES
     from vapdata.captioners import CAPTIONERS
+    from vapdata.conditions import PROVIDERS
     from vapdata.encoders import ENCODERS
     from vapdata.explain import plugin_lines, recipe_lines, table_lines
     from vapdata.filters import FILTERS
     from vapdata.registry import load
     from vapdata.sources import SOURCES
 
-    plugins = {"source": SOURCES, "filter": FILTERS, "captioner": CAPTIONERS, "encoder": ENCODERS}
+    plugins = {"source": SOURCES, "filter": FILTERS, "captioner": CAPTIONERS, "encoder": ENCODERS, "provider": PROVIDERS}
     return {
         **{kind: {name: partial(lambda *of: plugin_lines(load(*of)), registry, name, kind) for name in registry} for kind, registry in plugins.items()},
         "recipe": {name: partial(recipe_lines, make) for name, make in RECIPES.items()},
@@ -342,43 +408,6 @@ def _size(file: Any) -> str:
 def _lies_within(path: str, folder: str) -> bool:
     return "://" not in folder and os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
 
-
-def _write_answer(table: "pyarrow.Table", form: str, output: str | None) -> None:
-    """Writes the answer in `form` to the file, whole or not at all, or to standard output."""
-    if output is None:
-        _WRITERS[form](table, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return
-    unfinished = f"{output}.{os.getpid()}.part"
-    try:
-        with open(unfinished, "wb") as file:
-            _WRITERS[form](table, file)
-        os.replace(unfinished, output)
-    except OSError as error:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
-        raise RunError(f"--output {output}: {error.strerror or error}; name a file that can be written") from error
-
-
-def _write_parquet(table: "pyarrow.Table", file: IO[bytes]) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, file, compression="zstd")
-
-
-def _write_csv(table: "pyarrow.Table", file: IO[bytes]) -> None:
-    from vapdata.screen import csv_text
-
-    file.writelines(line.encode("utf-8", "backslashreplace") for line in csv_text(table))
-
-
-def _write_json(table: "pyarrow.Table", file: IO[bytes]) -> None:
-    from vapdata.screen import json_text
-
-    file.writelines(line.encode("utf-8", "backslashreplace") for line in json_text(table))
-
-
-_WRITERS: dict[str, Callable[["pyarrow.Table", IO[bytes]], None]] = {"csv": _write_csv, "json": _write_json, "parquet": _write_parquet}
 
 if __name__ == "__main__":
     main()

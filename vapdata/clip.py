@@ -22,6 +22,23 @@ SPLITS = (("train", 0.98), ("validation", 0.01), ("test", 0.01))
 
 
 @dataclass(frozen=True, kw_only=True)
+class Made:
+    """Where a made video comes from."""
+
+    provider: str
+    condition: str
+    """What it was made to show."""
+    parent_clip_id: str
+    seed: int
+    parameters: str
+    """JSON object: `version` of what made it, and the parameters `drawn`."""
+    neutral: str | None = None
+    """Its caption without the words about the condition."""
+    content_sha256: str | None = None
+    """Of its decoded frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Video:
     """One row of `videos`: a file, or an annotated span of it, that a dataset names."""
 
@@ -50,6 +67,8 @@ class Video:
     """File size, for planning only."""
     scores: Mapping[str, float | str | tuple[str, ...]] = field(default_factory=dict)
     """The dataset's own numbers (float) and labels (str, or several), under their own names, e.g. `openvid_motion`."""
+    made: Made | None = None
+    """None for a video that was filmed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,14 @@ seconds. Exercised by `pytest tests/vapdata/test_screen.py`.
 
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from vapdata.errors import RunError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -164,6 +167,40 @@ def json_text(table: "pyarrow.Table") -> Iterator[str]:
     for number, row in enumerate(_cells(table)):
         yield (",\n " if number else "") + json.dumps(dict(zip(names, map(_json_cell, row), strict=True)), ensure_ascii=False)
     yield "]\n"
+
+
+def write_answer(table: "pyarrow.Table", form: str, output: str | None) -> None:
+    """Writes the answer in `form` to the file, whole or not at all, or to standard output."""
+    if output is None:
+        _WRITERS[form](table, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    unfinished = f"{output}.{os.getpid()}.part"
+    try:
+        with open(unfinished, "wb") as file:
+            _WRITERS[form](table, file)
+        os.replace(unfinished, output)
+    except OSError as error:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+        raise RunError(f"--output {output}: {error.strerror or error}; name a file that can be written") from error
+
+
+def _write_parquet(table: "pyarrow.Table", file: IO[bytes]) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, file, compression="zstd")
+
+
+def _write_csv(table: "pyarrow.Table", file: IO[bytes]) -> None:
+    file.writelines(line.encode("utf-8", "backslashreplace") for line in csv_text(table))
+
+
+def _write_json(table: "pyarrow.Table", file: IO[bytes]) -> None:
+    file.writelines(line.encode("utf-8", "backslashreplace") for line in json_text(table))
+
+
+_WRITERS: dict[str, Callable[["pyarrow.Table", IO[bytes]], None]] = {"csv": _write_csv, "json": _write_json, "parquet": _write_parquet}
 
 
 def _cells(table: "pyarrow.Table") -> Iterator[list[Any]]:

@@ -1,3 +1,6 @@
 """Texts about clips, one file each: name -> "module:Class"."""
 
-CAPTIONERS = {"source": "vapdata.captioners.source:SourceCaption"}
+CAPTIONERS = {
+    "made": "vapdata.captioners.made:MadeCaption",
+    "source": "vapdata.captioners.source:SourceCaption",
+}

@@ -26,8 +26,8 @@ class Synthetic:
     Reads: nothing; writes the files into `root`, which it makes, with `truth.jsonl` beside them: per file the
         settings, caption, cuts (s) and shots (shape, colours, direction, px per frame, camera, box per frame as
         [x0, y0, x1, y1] in pixels, right and lower end excluded).
-    Writes: `videos`; scores `synthetic_motion` (true mean flow, px per frame), `synthetic_cuts` (count) and the label
-        `synthetic_camera`.
+    Writes: `videos`; scores `synthetic_motion` (true mean flow, px per frame), `synthetic_cuts` (count) and the labels
+        `synthetic_camera` and `synthetic_direction` (right, left, up, down, or nowhere for an object at rest), of every shot.
     Default: 24 videos of 2 s at 8 fps, 96 x 160, in `data/synthetic`.
     Cost: about 15 ms per video.
     Fails when: the root cannot be written (CallError), or the disk is full (RunError).
@@ -69,6 +69,7 @@ class Synthetic:
                     "synthetic_motion": row["motion"],
                     "synthetic_cuts": float(len(row["cuts"])),
                     "synthetic_camera": tuple(dict.fromkeys(shot["camera"] for shot in row["shots"])),
+                    "synthetic_direction": tuple(dict.fromkeys(shot["direction"] or "nowhere" for shot in row["shots"])),
                 },
             )
 
@@ -78,7 +79,7 @@ class Synthetic:
 
     def scores(self) -> Mapping[str, Literal["value", "label"]]:
         """What is known without looking."""
-        return {"synthetic_motion": "value", "synthetic_cuts": "value", "synthetic_camera": "label"}
+        return {"synthetic_motion": "value", "synthetic_cuts": "value", "synthetic_camera": "label", "synthetic_direction": "label"}
 
     def _rendered(self) -> "list[dict[str, Any]]":
         """The rows of truth.jsonl, after rendering what they do not cover."""
