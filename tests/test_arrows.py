@@ -16,7 +16,7 @@ import pytest
 
 PACKAGES = ("catalogs", "pipelines", "train", "vapdata")
 PLUGIN_FOLDERS = ("sources", "filters", "captioners", "encoders", "conditions")
-PLUGINS_MAY_READ = ("clip", "step", "video", "backbones", "weights", "errors")
+PLUGINS_MAY_READ = ("clip", "condition", "step", "video", "backbones", "weights", "scenes", "errors")
 SCAN_MAY_READ = ("clip", "step", "video", "errors")
 TOP = "vapdata.cli"
 """The command line: it sits on top, calls everybody, and nobody imports it."""
@@ -24,8 +24,8 @@ TOP = "vapdata.cli"
 LIGHT = (TOP, "vapdata", "vapdata.errors", "vapdata.explain", "vapdata.screen", "vapdata.settings", "vapdata.registry")
 """What the command line may load before a command runs."""
 
-DECODERS = ("vapdata.video", "vapdata.opened", "vapdata.sequence", "vapdata.decoder")
-"""The files that touch a decoder: video.py, the open file or folder beneath it, and the child process beside it."""
+DECODERS = ("vapdata.video", "vapdata.video_file", "vapdata.opened", "vapdata.sequence", "vapdata.decoder")
+"""The files that touch PyAV: video.py, writing and the open file or folder beneath it, and the child process beside it."""
 
 BARRED_NAMES = {"utils", "util", "base", "common", "core", "manager", "helpers", "misc"}
 
@@ -204,6 +204,7 @@ def test_every_import_follows_an_arrow(repository: Path) -> None:
         ("train.loop", "from pipelines.run import stream", "neither decoding"),
         ("train.launch", "import ray.data", "no Ray Data"),
         ("train.data", "from vapdata.video import frames", "neither decoding"),
+        ("train.miniature.world", "from vapdata.sources.miniature import Miniature", "neither decoding"),
         ("train.checkpoint", "import pickle", "no pickle"),
     ],
 )
@@ -222,6 +223,9 @@ def test_a_planted_import_against_the_arrows_is_caught(module: str, line: str, r
         ("pipelines.run", "import ray"),
         ("train.launch", "import ray.train"),
         ("vapdata.video", "import av"),
+        ("train.sample", "from vapdata.video_file import write"),
+        ("train.miniature.world", "from vapdata.scenes import render"),
+        ("vapdata.sources.miniature", "from vapdata.scenes import render"),
     ],
 )
 def test_an_import_along_an_arrow_passes(module: str, line: str) -> None:
@@ -251,8 +255,8 @@ def test_packaging_lists_every_package_by_name(repository: Path) -> None:
 
 def _registries() -> list[tuple[str, str, str]]:
     entries = []
-    for folder in ("sources", "filters", "captioners", "encoders"):
-        registry = getattr(importlib.import_module(f"vapdata.{folder}"), folder.upper())
+    for folder, named in (*((each, each.upper()) for each in ("sources", "filters", "captioners", "encoders")), ("conditions", "PROVIDERS")):
+        registry = getattr(importlib.import_module(f"vapdata.{folder}"), named)
         entries += [(folder, name, address) for name, address in registry.items()]
     return entries
 
