@@ -1,4 +1,4 @@
-# make demo       synthetic clips -> catalog -> a query's answer
+# make demo       synthetic clips -> catalog -> pairs -> 30 steps of Video-As-Prompt -> samples, all on a CPU
 # make test       the whole suite        make test-fast   without the slow tests        make lint   ruff
 #
 # Each sets up what it needs: the virtual environment .venv, and in it this project with the versions of
@@ -28,6 +28,9 @@ demo: $(INSTALLED)
 	$(VENV)/bin/vapdata build --source synthetic --root demo/videos --catalog demo/catalog --recipe tiny
 	$(VENV)/bin/vapdata query --catalog demo/catalog \
 		"select clip_id, round(motion, 2) as motion, role, left(text, 64) as caption from clips_wide left join captions using (clip_id) order by motion desc limit 8"
+	$(VENV)/bin/vapdata pairs --catalog demo/catalog --provider mined
+	$(VENV)/bin/python -m train.vap --catalog demo/catalog --out demo/run --steps 30 --set evaluation.every=0 $(if $(wildcard demo/run/config.json),--resume)
+	$(VENV)/bin/python -m train.sample --run demo/run --pairs 3 --steps 20 --out demo/samples
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)

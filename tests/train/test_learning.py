@@ -70,13 +70,13 @@ def test_an_expert_learns_from_the_reference_alone(taught: Path) -> None:
 
 
 def test_four_pairs_can_be_learned_by_heart(taught: Path) -> None:
-    targets = _one_target_each(taught, 4)
+    clips = _four_pairs(taught)
     run = replace(
         vap_tiny(BACKBONE),
         steps=150,
         global_batch=4,
         micro_batch=4,
-        where=f"clip_id in ({', '.join(repr(clip) for clip in targets)})",
+        where=f"clip_id in ({', '.join(repr(clip) for clip in clips)})",
         optimizer=Optimizer(lr=3e-3, warmup=20, schedule="cosine"),
         evaluation=Evaluation(every=0, samples=4, timesteps=16, batch=32),
     )
@@ -113,13 +113,15 @@ def _train(run: Run, folder: Path, name: str) -> tuple[dict[str, Any], dict[str,
     return rows[0], rows[-1]
 
 
-def _one_target_each(folder: Path, count: int) -> list[str]:
-    """Training targets of `count` conditions, one each."""
-    found: dict[str, str] = {}
-    for row in Catalog.open(folder / "catalog").read("pairs", ["condition", "target_clip_id", "split"]).to_pylist():
-        if row["split"] == "train":
-            found.setdefault(row["condition"], row["target_clip_id"])
-    return [found[condition] for condition in sorted(found)[:count]]
+def _four_pairs(folder: Path) -> list[str]:
+    """Clips of two conditions, two each, that are each other's references: four pairs among them."""
+    rows = Catalog.open(folder / "catalog").read("pairs", ["condition", "target_clip_id", "reference_clip_id", "split"]).to_pylist()
+    there = {(row["condition"], row["target_clip_id"], row["reference_clip_id"]) for row in rows if row["split"] == "train"}
+    mutual: dict[str, tuple[str, str]] = {}
+    for condition, target, reference in sorted(there):
+        if (condition, reference, target) in there:
+            mutual.setdefault(condition, (target, reference))
+    return [clip for condition in sorted(mutual)[:2] for clip in mutual[condition]]
 
 
 def _frozen_loss(run: Run, folder: Path) -> float:
