@@ -1,0 +1,141 @@
+"""What the loop costs over a bare forward and backward of the same modules, for each method.
+
+    python -m benchmarks.step [--steps 20] [--rounds 3] [--batch 16]
+
+Builds a catalog of miniature clips and pairs, then alternates: a real run of the loop (loader, clipping, AdamW, metrics;
+evaluation and checkpoints only at its ends), forward + backward + AdamW in a plain `for`, and forward + backward
+alone, on the same batches. Prints medians of the steps' wall seconds and the loop's ratio to the other two, with peak
+memory, and appends a dated row to `benchmarks/RESULTS.md`. On a GPU give a real size by `--catalog` and `--backbone`.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.ledger import append_row
+from catalogs.store import Catalog
+from train.backbones import load_backbone
+from train.blocks import Blocks
+from train.checkpoint import Checkpoints
+from train.data import Loader
+from train.evaluate import Evaluation
+from train.flops import per_sample
+from train.index import build_index
+from train.loop import fit
+from train.optimizer import trained
+from train.recipes import recipe
+from train.run import Run
+from train.speed import peak_memory_gb
+from train.world import world
+from vapdata import backbones
+
+METHODS = ("full", "vap")
+
+
+def catalog_of(folder: Path) -> str:
+    """A catalog of 64 miniature clips of four conditions, at 9 x 96 x 160, with pairs."""
+    from pipelines.prepare import Request, build, in_process
+    from pipelines.recipes import recipe as data_recipe
+    from pipelines.synthesize import Request as Pairs
+    from pipelines.synthesize import synthesize
+    from vapdata.conditions.mined import Mined
+    from vapdata.sources.miniature import Miniature
+
+    source = Miniature(root=str(folder / "videos"), count=64, height=96, width=160, conditions=("slide_left", "slide_right", "grow", "flood"))
+    build(Request(source=source, catalog=str(folder / "catalog"), recipe=data_recipe("tiny"), command="benchmarks.step"), runner=in_process)
+    synthesize(Pairs(catalog=str(folder / "catalog"), providers=(Mined(),)))
+    return str(folder / "catalog")
+
+
+def loop_seconds(run: Run, catalog: str, folder: Path) -> list[float]:
+    """Wall seconds of each step of a real run but the first two."""
+    with world() as here:
+        fit(run, catalog=catalog, folder=folder, world=here)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["seconds"] for row in rows if "seconds" in row][2:]
+
+
+def bare_seconds(run: Run, catalog: str, *, update: bool) -> tuple[list[float], float, int]:
+    """Wall seconds of forward + backward (with `update` AdamW too) on the run's own batches; FLOPs of a sample; trained weights."""
+    facts = backbones.backbone(run.backbone)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    backbone = load_backbone(facts, dtype=dtype, device=device)
+    reads = run.method.reads(facts) | backbone.reads()
+    index = build_index(Catalog.open(catalog), facts, reads, method=run.method.name)
+    sizes = {"global_batch": run.global_batch, "micro_batch": run.micro_batch}
+    loader = Loader(index, facts, backbone.objective, seed=run.seed, **sizes, references=reads.references, caption_drop=run.method.caption_drop)
+    module = run.method.attach(backbone, run.blocks.wrap)
+    optimizer = run.optimizer.build(trained(module).values())
+    taken = []
+    for step in loader.steps(0, run.steps):
+        batches = [batch.to(device) for batch in step.micro]
+        began = time.perf_counter()
+        for batch in batches:
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                losses = module(batch)
+            losses.mean().backward()
+        if update:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    cost = per_sample(module, backbone, batches[0])
+    return taken[2:], cost.flops, sum(each.numel() for each in trained(module).values())
+
+
+def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, batch: int, folder: Path) -> list[tuple[str, str]]:
+    """Rows of one method."""
+    run = replace(
+        recipe(None, method, backbone),
+        steps=steps,
+        global_batch=batch,
+        micro_batch=batch,
+        blocks=Blocks(),
+        evaluation=Evaluation(every=0, samples=1, timesteps=1),
+        checkpoints=Checkpoints(every=0, background=False),
+    )
+    taken: dict[str, list[float]] = {"loop": [], "with AdamW": [], "bare": []}
+    flops, trained_weights = 0.0, 0
+    for turn in range(rounds):
+        taken["loop"] += loop_seconds(run, catalog, folder / f"{method}-{turn}")
+        taken["with AdamW"] += bare_seconds(run, catalog, update=True)[0]
+        seconds, flops, trained_weights = bare_seconds(run, catalog, update=False)
+        taken["bare"] += seconds
+    middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    bare, updated, looped = middle["bare"], middle["with AdamW"], middle["loop"]
+    peak = peak_memory_gb(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return [
+        (f"{method}, {trained_weights / 1e6:.2f} M trained: bare forward + backward", f"{bare * 1e3:.1f} ms a step of {batch}, {flops * batch / bare / 1e9:.1f} GFLOP/s"),
+        (f"{method}: the same + AdamW", f"{updated * 1e3:.1f} ms, {updated / bare:.3f} x bare"),
+        (f"{method}: the loop", f"{looped * 1e3:.1f} ms, {looped / bare:.3f} x bare, {looped / updated:.3f} x with AdamW; peak {peak:.2f} GB"),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints, appends."""
+    parser = argparse.ArgumentParser(description="Loop overhead")
+    parser.add_argument("--catalog", help="one with pairs; left out: miniature clips are made")
+    parser.add_argument("--backbone", default="tiny-cogvideox")
+    for name, default in (("--steps", 20), ("--rounds", 3), ("--batch", 16)):
+        parser.add_argument(name, type=int, default=default)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        catalog = given.catalog or catalog_of(folder)
+        rows = [row for method in METHODS for row in measure(method, catalog, given.backbone, given.steps, given.rounds, given.batch, folder)]
+    print(*(f"{what:60s} {figure}" for what, figure in rows), sep="\n")
+    append_row("The loop against bare forward and backward", f"python -m benchmarks.step --steps {given.steps} --rounds {given.rounds} --batch {given.batch}", rows)
+
+
+if __name__ == "__main__":
+    main()
