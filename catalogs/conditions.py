@@ -1,6 +1,6 @@
 """The conditions of a catalog, with how many clips show each: what `vapdata conditions` lists.
 
-Exercised by `pytest tests/catalogs/test_conditions.py`.
+Exercised by `pytest tests/pipelines/test_synthesize.py`.
 """
 
 import contextlib
@@ -52,13 +52,14 @@ def conditions(catalog: Catalog) -> list[Condition]:
 
 
 def members(catalog: Catalog, name: str, most: int) -> list[dict[str, Any]]:
-    """The first `most` members of a condition, best first, each with `provider`, `score` and its thumbnail's row of `frames`.
+    """The first `most` members of a condition, best first: `provider`, `score`, its thumbnail's row of `frames`, and `made_uri` of a made one.
 
     Raises CallError when no clip shows it.
     """
     sql = """
-        select frames.*, conditions.provider, conditions.score from conditions join frames using (clip_id)
-        where condition = $name and frames.product like 'thumb-%' order by refused is not null, conditions.score desc, clip_id limit $most"""
+        select frames.*, conditions.provider, conditions.score, if(videos.parent_clip_id is null, null, videos.uri) as made_uri
+        from conditions join frames using (clip_id) join clips using (clip_id) join videos using (video_id)
+        where conditions.condition = $name and frames.product like 'thumb-%' order by refused is not null, conditions.score desc, clip_id limit $most"""
     with contextlib.closing(connect(catalog)) as connection:
         rows = connection.sql(sql, params={"name": name, "most": most}).to_arrow_table().to_pylist()
     if not rows:

@@ -1,18 +1,24 @@
-"""A contact sheet of a condition's members: their thumbnails side by side, each over its clip's name.
+"""A contact sheet of a condition's members side by side, each over its clip's name.
+
+A filmed clip is shown by its thumbnail. A made one, whose file lies in the catalog, by its first, middle and last frame:
+many conditions begin with the picture that they are made from.
 
     vapdata conditions --catalog catalog --preview pan_left
 
-Exercised by `pytest tests/pipelines/test_preview.py`.
+Exercised by `pytest tests/pipelines/test_synthesize.py tests/pipelines/test_render.py`.
 """
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from catalogs.conditions import members
 from catalogs.store import Catalog
+from vapdata.clip import path_under
+from vapdata.decoder import Decoder
 from vapdata.errors import RunError
 
 MOST = 24
@@ -30,7 +36,8 @@ def preview(catalog: Catalog, name: str, output: str) -> int:
     Raises CallError when no clip shows it, RunError when the file cannot be written.
     """
     rows = members(catalog, name, MOST)
-    pictures = [Image.open(io.BytesIO(catalog.read_tensor(row).tobytes())).convert("RGB") for row in rows]
+    with Decoder() as decoder:
+        pictures = [_pictures(catalog, decoder, row) for row in rows]
     sheet = _sheet(pictures, [f"{row['provider']} {row['score']:.0f}  {row['clip_id']}" for row in rows], f"{name}: {len(rows)} members")
     unfinished = f"{output}.{os.getpid()}.part"
     try:
@@ -43,19 +50,29 @@ def preview(catalog: Catalog, name: str, output: str) -> int:
     return len(rows)
 
 
-def _sheet(pictures: Sequence[Image.Image], texts: Sequence[str], title: str) -> Image.Image:
-    columns = min(COLUMNS, len(pictures))
-    lines = -(-len(pictures) // columns)
-    width, height = CELL
+def _pictures(catalog: Catalog, decoder: Decoder, row: Mapping[str, Any]) -> list[Image.Image]:
+    path = path_under(catalog.files.address("media"), row["made_uri"]) if row["made_uri"] and catalog.files.local else ""
+    if os.path.isfile(path):
+        images = [frame.image for frame in decoder.frames(path)]
+        return [Image.fromarray(images[at]) for at in (0, len(images) // 2, -1)]
+    return [Image.open(io.BytesIO(catalog.read_tensor(row).tobytes())).convert("RGB")]
+
+
+def _sheet(members: Sequence[Sequence[Image.Image]], texts: Sequence[str], title: str) -> Image.Image:
+    most = max(map(len, members))
+    columns = min(COLUMNS // most, len(members))
+    lines = -(-len(members) // columns)
+    width, height = CELL[0] * most, CELL[1]
     sheet = Image.new("RGB", (columns * width, 2 * TEXT + lines * (height + TEXT)), GROUND)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default()
     draw.text((6, TEXT // 2), title, fill=INK, font=font)
-    for place, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+    for place, (pictures, text) in enumerate(zip(members, texts, strict=True)):
         left, top = place % columns * width, 2 * TEXT + place // columns * (height + TEXT)
-        scale = min((width - 4) / picture.width, (height - 4) / picture.height)
-        shown = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS)
-        sheet.paste(shown, (left + (width - shown.width) // 2, top + (height - shown.height) // 2))
+        for number, picture in enumerate(pictures):
+            scale = min((CELL[0] - 4) / picture.width, (height - 4) / picture.height)
+            shown = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS)
+            sheet.paste(shown, (left + number * CELL[0] + (CELL[0] - shown.width) // 2, top + (height - shown.height) // 2))
         draw.text((left + 4, top + height + 2), _fitted(text, width - 8, font), fill=INK, font=font)
     return sheet
 

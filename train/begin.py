@@ -26,7 +26,7 @@ from catalogs.store import Catalog
 from train.backbones import family
 from train.checkpoint import Stamp, newest, read_stamp, refuse
 from train.export import CARD, TRANSFORMER, read_card
-from train.record import read_metrics
+from train.record import METRICS, read_metrics
 from train.run import Run
 from train.samples import Index
 from train.trained_run import CONFIG, EXPORT, INDEX
@@ -157,7 +157,9 @@ def is_finished(run: Run, folder: Path, step: int) -> bool:
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that hold an evaluation."""
+    """The rows of metrics.jsonl that hold an evaluation; none when the file is gone."""
+    if not (folder / METRICS).is_file():
+        return []
     return [row for row in read_metrics(folder) if "eval_loss" in row]
 
 

@@ -76,7 +76,11 @@ class Stepper:
         most = scheduler.config.num_train_timesteps
         if not 1 <= steps <= most:
             raise CallError(f"--steps {steps}: this backbone's scheduler takes 1 to {most}. Type --steps 50")
-        scheduler.set_timesteps(steps, device=device)
+        if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+            # As HunyuanVideo's pipeline asks; left to itself it would apply its shift to the last of them twice.
+            scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
+        else:
+            scheduler.set_timesteps(steps, device=device)
         self.scheduler = scheduler
         self.timesteps: Tensor = scheduler.timesteps[scheduler.timesteps >= 0]
         """Descending. Trailing spacing gives one below 0 too many where 1000 / steps rounds down, e.g. for 3."""
@@ -129,7 +133,7 @@ def denoise(
         latents = initial(seeds, target.video)
         for timestep in stepper.timesteps:
             latents = stepper.step(branches.prediction(latents, timestep.float(), wish.at(float(timestep), steps)), latents)
-    return latents.clone()  # outside, so that it is an ordinary tensor
+    return backbone.finished(latents, target).clone()  # outside, so that it is an ordinary tensor
 
 
 def initial(seeds: Sequence[int], like: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:

@@ -70,8 +70,7 @@ def fit(run: Run, *, catalog: str | None, folder: Path, world: World, resume: bo
     beside = begin.trained_weights(weights, facts.name) if weights else None
     index = begin.shared_index(run, facts, catalog, folder, world, resume=resume)
     start = begin.resumed_at(run, index, folder, world) if resume else 0
-    if resume and begin.is_finished(run, folder, start):
-        rows = begin.evaluations(folder)
+    if resume and begin.is_finished(run, folder, start) and (rows := begin.evaluations(folder)):
         return Finished(step=start, stopped=False, first=rows[0], last=rows[-1], export=folder / EXPORT, already=True)
     dtype = begin.compute_dtype(run, world.device)
     backbone = load_backbone(facts, dtype=dtype, device=world.device, folder=beside)
@@ -116,18 +115,17 @@ class _Trainer:
         return {"trained_parameters": numbers, "processes": self.world.ranks, "steps_per_epoch": self.loader.steps_per_epoch, "backbone_weights": self.stamp.weights}
 
     def restore(self) -> None:
-        """Goes back to the newest complete checkpoint; its stamp was looked at but for the backbone's weights."""
+        """Goes back to the newest complete checkpoint; its stamp was looked at but for the backbone's weights. Changes nothing on disk."""
         path = newest(self.folder)
         assert path is not None, "the caller has seen it"
         refuse(path, self.stamp)
+        self.evaluator.go_on()
         log.info("resumed_from %s (step %d)", path, restore(path, self.module, self.optimizer, self.ema))
 
     def train(self, recorder: Recorder, asked: Asked, start: int) -> Finished:
         """Every step from `start` on, then the export."""
         last: dict[str, Any] = {}
-        if start:
-            self.evaluator.go_on()
-        else:
+        if not start:
             with self._autocast():
                 last = self.evaluator.begin()
             recorder.write({"step": 0, **last})

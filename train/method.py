@@ -160,6 +160,10 @@ class Backbone(Protocol):
         """The prediction from the last block's stream."""
         ...
 
+    def finished(self, latents: Float[Tensor, "B C T H W"], side: Side) -> Float[Tensor, "B C T H W"]:
+        """Sampled latents, with what is given of them, and was not predicted, in its place."""
+        ...
+
 
 @runtime_checkable
 class MethodModule(Protocol):

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+from PIL import Image
 
 from catalogs.queries import connect
 from catalogs.store import Catalog
@@ -146,6 +147,14 @@ def test_again_nothing_is_rendered(made: Path, places: tuple[Path, Path, str], t
     assert summary.unchanged == ("procedural",)
     assert str(summary.rendered["procedural"]) == "8 videos = 8 made + 0 failed + 0 to do"
     assert _rows(catalog) == _rows(made)
+
+
+def test_the_preview_shows_how_a_made_video_goes_on(made: Path, tmp_path: Path) -> None:
+    output = tmp_path / "melt.png"
+    assert cli.run(["conditions", "--catalog", str(made), "--preview", "melt", "--output", str(output)]) == 0
+    with Image.open(output) as sheet:
+        first, last = (np.asarray(sheet.crop((left, 36, left + 256, 228))).astype(int) for left in (0, 512))
+    assert np.abs(first - last).mean() > 1
 
 
 def test_another_seed_makes_other_videos_beside_the_first(made: Path, places: tuple[Path, Path, str], tmp_path: Path, query: Query) -> None:

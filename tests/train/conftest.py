@@ -3,12 +3,15 @@
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
+from catalogs import lock
 from catalogs.store import Catalog
 from pipelines.prepare import Request, build, in_process
 from pipelines.recipes import recipe, with_settings
@@ -56,6 +59,21 @@ def change() -> Callable[[Path, str, Callable[[dict[str, Any]], dict[str, Any] |
         return len(rows)
 
     return run
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a place for a catalog in a real S3 server on this machine."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(lock, "SETTLE_S", 0.05)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="bucket")
+    yield f"s3://bucket/c?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    server.stop()
 
 
 def pair_by_direction(catalog: Catalog) -> None:

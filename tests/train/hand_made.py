@@ -39,7 +39,7 @@ class Tensors:
     columns: dict[str, Any]
 
 
-def hand_made(path: Path, facts: Backbone, hands: Sequence[Hand], *, pairs: Sequence[tuple[str, str, str]] = (), logvar: bool = False, grid: str = "9x32x32") -> Catalog:
+def hand_made(path: Path | str, facts: Backbone, hands: Sequence[Hand], *, pairs: Sequence[tuple[str, str, str]] = (), logvar: bool = False, grid: str = "9x32x32") -> Catalog:
     """A catalog of these clips, with latents, first and condition latents, texts. `pairs`: (condition, reference, target)."""
     catalog = Catalog.open(path, create=True)
     random = np.random.default_rng(len(hands))

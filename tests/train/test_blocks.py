@@ -24,7 +24,7 @@ class Counted(TorchDispatchMode):
         super().__init__()
         self.attention = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN201
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = str(function)
         self.attention += "scaled_dot_product" in name and "backward" not in name
         return function(*args, **(kwargs or {}))

@@ -1,19 +1,15 @@
 """Tensors out of their files, bit for bit; every way in which a file can be wrong, in one sentence."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
-from catalogs import lock
 from catalogs.store import Catalog
 from catalogs.tensors import SCHEMA, pack
 from train.cells import CellReader, Place
@@ -166,20 +162,6 @@ def test_a_file_that_is_gone_or_cut_short_is_one_sentence(catalog: Catalog, left
 
 
 # Object stores
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(lock, "SETTLE_S", 0.05)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="bucket")
-    yield f"s3://bucket/c?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
 
 
 @pytest.mark.slow

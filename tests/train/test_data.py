@@ -123,6 +123,19 @@ def test_of_a_posterior_with_log_variance_the_mean_is_read(tmp_path: Path) -> No
     same(side.first[0], scaled(stored(index, "first", "a"), TINY, 1.15258426))
 
 
+@pytest.mark.slow
+def test_a_catalog_in_an_object_store_gives_the_same_batches(bucket: str, tmp_path: Path) -> None:
+    hands = [Hand(name=name) for name in "abcd"]
+    pairs = [("k", one, other) for one in "abcd" for other in "abcd" if one != other]
+    here, there = (build_index(hand_made(place, TINY, hands, pairs=pairs), TINY, PAIRS, method="vap") for place in (tmp_path / "c", bucket))
+    assert here.fingerprint == there.fingerprint and there.catalog == bucket
+    there.save(tmp_path / "index")
+    made = loader(Index.load(tmp_path / "index"))
+    made.check()
+    assert [gathered([step]) for step in made.steps(0, 2)] == [gathered([step]) for step in loader(here).steps(0, 2)]
+    made.close()
+
+
 def test_a_text_with_more_rows_than_the_backbone_takes_is_refused(tmp_path: Path) -> None:
     facts = backbone("tiny-wan")
     index = build_index(hand_made(tmp_path / "c", facts, [Hand(name="a", tokens=513)]), facts, Reads(), method="full")

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 def test_a_board_that_is_not_installed_is_refused_before_anything_starts() -> None:
     with pytest.raises(CallError, match="wandb is not installed. Type: pip install wandb"):
         Logging(wandb="project")

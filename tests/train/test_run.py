@@ -46,7 +46,7 @@ def test_sizes_below_one_are_refused(field: str) -> None:
 
 def test_a_part_that_is_no_single_value_and_an_unknown_one_are_refused() -> None:
     run = vap_tiny(BACKBONE)
-    with pytest.raises(CallError, match=r"there is no part 'sample', did you mean 'samples'\? Known: .*optimizer.*vap"):
+    with pytest.raises(CallError, match=r"there is no part 'sample', did you mean 'samples'\. Known: .*optimizer.*vap"):
         run.changed(["sample.every=1"])
     with pytest.raises(CallError, match="this field holds no single value"):
         run.changed(["run.optimizer=fast"])

@@ -4,15 +4,18 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from train.backbones import load_backbone
 from train.batch import Batch, Reads, Side
 from train.blocks import Blocks
+from train.export import export_released, import_released
 from train.method import Backbone, Method, MethodModule, unwrapped
 from train.objective import normal, seed_of
 from train.vap import RELEASED_LAYERS, RELEASED_TIMESTEP, Vap
@@ -386,6 +389,19 @@ def test_released_names_of_wan() -> None:
     assert names["blocks.4.ffn.net.0.proj.weight"] == "blocks.4.ffn_mot_ref.net.0.proj.weight"
     assert names["blocks.0.scale_shift_table"] == "blocks.0.scale_shift_table_mot_ref"
     assert {name.split(".")[1] for name in names.values() if name.startswith("blocks.")} == {"0", "4"}
+
+
+def test_released_weights_lead_there_and_back_under_their_names(backbone: Backbone, tmp_path: Path) -> None:
+    module, names = attached(backbone), Vap().release_names(backbone)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.add_(normal(5, parameter.shape, name), alpha=0.05)
+    export_released(tmp_path / "vap.safetensors", module, names)
+    assert all("_mot_ref" in name for name in load_file(tmp_path / "vap.safetensors"))
+    fresh = attached(backbone)
+    assert not torch.equal(prediction(backbone, fresh), prediction(backbone, module))
+    assert import_released(tmp_path / "vap.safetensors", fresh, names) == ()
+    assert torch.equal(prediction(backbone, fresh), prediction(backbone, module))
 
 
 def test_ablations_have_no_released_names(backbone: Backbone) -> None:
