@@ -2,13 +2,16 @@
 # make test       the whole suite        make test-fast   without the slow tests        make lint   ruff
 #
 # Each sets up what it needs: the virtual environment .venv, and in it this project with the versions of
-# constraints.txt. PYTHON=python3.12 picks an interpreter; PYTEST_ARGS="-k cuts" narrows a test run.
+# constraints.txt. PYTHON=python3.12 picks an interpreter; PYTEST_ARGS="-k cuts" narrows a test run; two test files
+# run side by side (TEST_WORKERS=0: one after the other, with their output).
 
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$each"; break; }; done)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 # One thread per process: the workers share the machine, and a repeated build repeats its bytes.
 export OMP_NUM_THREADS ?= 1
@@ -20,7 +23,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help setup demo test test-fast lint
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 setup: $(INSTALLED)
 
@@ -33,10 +36,10 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python -m train.sample --run demo/run --pairs 3 --steps 20 --out demo/samples
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/python -m ruff check .
