@@ -2,7 +2,8 @@
 
 `tiny-cogvideox` holds an open_clip CLIP, an AutoencoderKLCogVideoX, a T5EncoderModel, a tokenizer and, from
 tiny_transformer.py, a transformer and its scheduler, in the hub's folder format, so that everything runs with no network
-and no GPU through the same loading path as real weights. The others are put together from tiny_vae.py and tiny_text.py.
+and no GPU through the same loading path as real weights. The others are put together from tiny_vae.py, tiny_text.py and
+tiny_transformer.py.
 The weights are random: shapes, dtypes and frame counts are right, but masks and latents mean nothing.
 Exercised by `pytest tests/vapdata/test_tiny.py`.
 """
@@ -82,7 +83,7 @@ def _settings(name: str) -> list[Any]:
     """What decides the bytes of a tiny model."""
     if name == "tiny-cogvideox":
         return [VAE, TEXT, CLIP, vocabulary(), *tiny_transformer.settings(name)]
-    return [tiny_vae.CONFIGS.get(name), *tiny_text.settings(name)]
+    return [tiny_vae.CONFIGS.get(name), *tiny_text.settings(name), *tiny_transformer.settings(name)]
 
 
 def _makers(name: str) -> dict[str, Callable[[Path], None]]:
@@ -90,7 +91,7 @@ def _makers(name: str) -> dict[str, Callable[[Path], None]]:
     if name == "tiny-cogvideox":
         own = {"vae": _save_vae, "text_encoder": _save_text, "tokenizer": _save_tokenizer, "clip": _save_clip}
         return {**own, **tiny_transformer.makers(name)}
-    return {**tiny_vae.makers(name), **tiny_text.makers(name)}
+    return {**tiny_vae.makers(name), **tiny_text.makers(name), **tiny_transformer.makers(name)}
 
 
 def _make(made: Path, makers: dict[str, Callable[[Path], None]]) -> None:
@@ -139,10 +140,16 @@ def _save_text(path: Path) -> None:
 
 def _save_clip(path: Path) -> None:
     import open_clip
-    from safetensors.torch import save_file
 
     model = open_clip.CLIP(**CLIP)
     fill(model, "clip")
+    save_clip(model, path)
+
+
+def save_clip(model: Any, path: Path) -> None:
+    """Writes a CLIP of configuration CLIP as the hub's folders in open_clip's format are written."""
+    from safetensors.torch import save_file
+
     path.mkdir()
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "squash"}
     (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": preprocess}, indent=2))

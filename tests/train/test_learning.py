@@ -6,18 +6,20 @@ neutral, so that only a reference tells. The figures are printed (`pytest -s`).
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from torch import nn
 
 from catalogs.store import Catalog
 from pipelines.pairing import Pairing
 from pipelines.prepare import Request, build, in_process
 from pipelines.recipe import EncodeStage, Recipe
+from train.batch import Batch
 from train.evaluate import Evaluation
 from train.loop import fit
 from train.optimizer import Optimizer
@@ -124,6 +126,20 @@ def _four_pairs(folder: Path) -> list[str]:
     return [clip for condition in sorted(mutual)[:2] for clip in mutual[condition]]
 
 
+class _Alone(nn.Module):
+    """The backbone by itself, under a method's face."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self._backbone = (backbone,)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        backbone = self._backbone[0]
+        noisy = backbone.objective.noisy(batch.target.video, batch.noise, batch.timesteps)
+        prediction = backbone.forward(noisy, batch.timesteps, batch.target)
+        return backbone.objective.losses(prediction, batch.target.video, batch.noise, batch.timesteps)
+
+
 def _frozen_loss(run: Run, folder: Path) -> float:
     """The loss of the backbone alone, without expert, on the grid that the run is evaluated on."""
     from train import evaluate
@@ -138,10 +154,7 @@ def _frozen_loss(run: Run, folder: Path) -> float:
     index = build_index(Catalog.open(folder / "catalog"), facts, reads, where=run.where, method="vap")
     loader = Loader(index, facts, loaded.objective, seed=run.seed, global_batch=4, micro_batch=4, references=1)
     entries = evaluate.grid(run.evaluation, index.validation, [index.samples[number].target for number in index.validation], loaded.objective, run.seed)
-    alone: Callable[[Any], torch.Tensor] = lambda batch: loaded.objective.losses(  # noqa: E731
-        loaded.forward(loaded.objective.noisy(batch.target.video, batch.noise, batch.timesteps), batch.timesteps, batch.target), batch.target.video, batch.noise, batch.timesteps
-    )
-    found = evaluate.losses(entries, alone, loader, device=torch.device("cpu"), batch=16, bucket=lambda sample: index.samples[sample].bucket)  # type: ignore[arg-type]
+    found = evaluate.losses(entries, _Alone(loaded), loader, device=torch.device("cpu"), batch=16, bucket=lambda sample: index.samples[sample].bucket)
     return float(found.mean())
 
 

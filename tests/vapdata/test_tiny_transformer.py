@@ -1,4 +1,4 @@
-"""Tiny CogVideoX's transformer and scheduler: real classes, the same bytes everywhere, weights that behave."""
+"""Tiny transformers and schedulers: real classes, the same bytes everywhere, weights that behave."""
 
 import json
 from pathlib import Path
@@ -55,4 +55,28 @@ def test_its_settings_are_part_of_the_version(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(tiny_transformer.SCHEDULERS["tiny-cogvideox"], "snr_shift_scale", 3.0)
     assert tiny.version("tiny-cogvideox") != before
     assert tiny.version("tiny-wan") == other
-    assert tiny_transformer.settings("tiny-wan") == [] and tiny_transformer.makers("tiny-wan") == {}
+    assert tiny_transformer.settings("tiny-blip2") == [] and tiny_transformer.makers("tiny-blip2") == {}
+
+
+@pytest.mark.parametrize(("name", "count"), [("tiny-wan", 1_268_992), ("tiny-hunyuan", 699_232)])
+def test_the_other_families_are_their_own_classes_and_drawn_alike_every_time(name: str, count: int) -> None:
+    folder, (transformer, scheduler) = tiny.folder(name), tiny_transformer.CLASSES[name]
+    stored = getattr(diffusers, transformer).from_pretrained(folder / "transformer", local_files_only=True)
+    drawn = getattr(diffusers, transformer)(**tiny_transformer.TRANSFORMERS[name])
+    tiny_transformer.draw(drawn, "transformer")
+    assert sum(parameter.numel() for parameter in drawn.parameters()) == count
+    assert all(torch.equal(one, other) for one, other in zip(drawn.parameters(), stored.parameters(), strict=True))
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert config["_class_name"] == scheduler
+    assert {key: config[key] for key in tiny_transformer.SCHEDULERS[name]} == tiny_transformer.SCHEDULERS[name]
+
+
+def test_tiny_wans_tokens_and_predictions_are_near_one() -> None:
+    model = diffusers.WanTransformer3DModel.from_pretrained(tiny.folder("tiny-wan") / "transformer", local_files_only=True)
+    generator = torch.Generator().manual_seed(0)
+    states, text, image = (torch.randn(shape, generator=generator) for shape in ((1, 36, 3, 4, 6), (1, 512, 64), (1, 257, 64)))
+    with torch.no_grad():
+        patches = model.patch_embedding(states)
+        predicted = model(states, torch.tensor([500.0]), text, image).sample
+    assert 0.5 < patches.std() < 2
+    assert 0.5 < predicted.std() < 2

@@ -187,6 +187,10 @@ class CogVideoX:
         latents = patches.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return latents[:, :, stream.pad_frames :]
 
+    def finished(self, latents: Float[Tensor, "B C T H W"], side: Side) -> Float[Tensor, "B C T H W"]:
+        """The same latents: all of them are predicted."""
+        return latents
+
     def _time(self, timesteps: Tensor, states: Tensor, modules: Mapping[str, nn.Module]) -> Tensor:
         """The time vector, with `ofs` in it where the backbone takes one."""
         vector = modules["time_embedding"](self.transformer.time_proj(timesteps).to(states.dtype))
