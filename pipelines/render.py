@@ -22,6 +22,7 @@ import numpy as np
 from catalogs.pairs import contents_sql
 from catalogs.queries import connect
 from catalogs.store import Catalog
+from pipelines.ordered import Office, order_all
 from pipelines.prepare import Request as Build
 from pipelines.prepare import Show, build
 from pipelines.recipes import Recipe
@@ -31,6 +32,7 @@ from pipelines.work import MAX_ATTEMPTS, ShardWork, choose_caption
 from vapdata.captioners.made import MadeCaption
 from vapdata.clip import BadRow, Caption, Video, path_under, quote, video_id
 from vapdata.conditions.rendered import Procedural, render, seed_of, told
+from vapdata.conditions.template import Template
 from vapdata.decoder import Decoder
 from vapdata.errors import CallError, RunError
 from vapdata.filters.cuts import Cuts
@@ -52,7 +54,7 @@ class Rendering:
     """What rendering a provider's videos takes."""
 
     catalog: str
-    provider: Procedural
+    provider: Procedural | Template
     recipe: Recipe
     """Its pixel grid is the videos'; its steps are run on them."""
     roots: Mapping[str, str]
@@ -281,10 +283,15 @@ def _render(catalog: Catalog, request: Rendering, works: list[ShardWork], show: 
     total = {"render": sum(len(work.videos) for work in works)}
     job = Job(catalog=request.catalog, root="", dataset=DATASET, run_id="", recipe=request.recipe, where="true", select=False, score_kinds={})
     roots = {row["origin"]["dataset"]: os.path.abspath(_root(request.roots, row["origin"]["dataset"], row["origin"]["source"])) for work in works for row in work.videos}
-    stage = RenderStage(job=job, provider=request.provider, roots=roots)
     with contextlib.closing(connect(catalog)) as con:
         tried = dict(con.execute("select video_id, attempts from failures where step = 'render'").fetchall())
-    for record in (runner or _ray)(works, [stage], address=request.address, on_progress=lambda now: show and show(total, now.done, now.failed)):
+    if isinstance(request.provider, Template):
+        office = Office(catalog=catalog, media=media(catalog), provider=request.provider, sampling=request.recipe.sampling, origin=lambda origin: _path(roots, origin))
+        records = order_all(office, works, lambda done, failed: show(total, {"render": done}, {"render": failed}) if show else None)
+    else:
+        stage = RenderStage(job=job, provider=request.provider, roots=roots)
+        records = (runner or _ray)(works, [stage], address=request.address, on_progress=lambda now: show and show(total, now.done, now.failed))
+    for record in records:
         if record.stopped:
             log.warning("shard %s is left for the next run: %s", record.shard, record.stopped)
         for row in record.rows["failures"]:

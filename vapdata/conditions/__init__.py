@@ -3,6 +3,7 @@
 PROVIDERS = {
     "mined": "vapdata.conditions.mined:Mined",
     "procedural": "vapdata.conditions.rendered:Procedural",
+    "template": "vapdata.conditions.template:Template",
 }
 
 BY_DEFAULT = ("mined", "procedural")
