@@ -133,11 +133,7 @@ def pairs(catalog: str, names: tuple[str, ...], where: str | None, recipe: str |
         return {field: value for each, field, value in typed if each == step}
 
     providers = tuple(plugin(**of(name)) for name, plugin in chosen.items())
-    wrong = [text for text in roots if not all(text.partition("="))]
-    if wrong:
-        raise CallError(f"--root {wrong[0]}: got no dataset and path; type --root DATASET=PATH, e.g. --root synthetic=data/synthetic")
-    places = {dataset: path for dataset, _, path in (text.partition("=") for text in roots)}
-    pairing = Pairing(**of("pairs"))
+    pairing, places = Pairing(**of("pairs")), _places(roots)
     request = Request(catalog=catalog, providers=providers, pairing=pairing, where=where, recipe=recipe, roots=places, address=address, lenient=not names, command=_typed_command())
     with progress() as show:
         summary = synthesize(request, show=show)
@@ -168,6 +164,26 @@ def conditions(catalog: str, preview: str | None, output: str | None) -> None:
         print_table(["condition", "provider", "members", "targets", "pairs", "mean score", "splits", "refused"], [each.cells() for each in rows], title=title)
     if not found:
         _print_lines([f"{catalog}: no clip is known to show a condition; find some: vapdata pairs --catalog {shlex.quote(catalog)}"])
+
+
+@commands.command()
+@_catalog
+@click.option("--format", "form", required=True, metavar="NAME", help="Whose trainer reads it; `vapdata explain` lists the exports.")
+@click.option("--out", required=True, metavar="FOLDER", help="What to write: a folder that is empty or not there yet.")
+@click.option("--where", metavar="SQL", help="Which clips: a predicate over clips_wide.")
+@click.option("--root", "roots", multiple=True, metavar="DATASET=PATH", help="Folder of a dataset whose videos are exported; may be repeated.  [default: data/<source>]")
+@click.option("--copy", is_flag=True, help="Copy videos instead of linking them (hard links).")
+def export(catalog: str, form: str, out: str, where: str | None, roots: tuple[str, ...], copy: bool) -> None:
+    """Writes captioned clips, and pairs, as a folder that another trainer reads: whole or not at all."""
+    from catalogs.exports import EXPORTS
+    from pipelines import export as exporting
+    from vapdata.registry import load
+    from vapdata.screen import progress
+
+    request = exporting.Request(catalog=catalog, format=load(EXPORTS, form, "export")(), out=out, where=where, roots=_places(roots), copy=copy)
+    with progress() as show:
+        summary = exporting.export(request, show=show)
+    _print_lines(summary.lines())
 
 
 @commands.command()
@@ -266,7 +282,7 @@ def models(recipe: str | None, settings: tuple[str, ...]) -> int:
 @commands.command()
 @click.argument("name", required=False)
 def explain(name: str | None) -> None:
-    """Explains a source, filter, captioner, encoder, provider, recipe or table; without NAME, lists them."""
+    """Explains a source, filter, captioner, encoder, provider, export, recipe or table; without NAME, lists them."""
     from vapdata.registry import did_you_mean
 
     known = _explainable()
@@ -344,6 +360,14 @@ def _of_the_system(error: OSError) -> str:
     return f"{where}{what}; {remedy}, then run the same command again: what was committed is kept"
 
 
+def _places(roots: Sequence[str]) -> dict[str, str]:
+    """--root DATASET=PATH as a mapping."""
+    wrong = [text for text in roots if not all(text.partition("="))]
+    if wrong:
+        raise CallError(f"--root {wrong[0]}: got no dataset and path; type --root DATASET=PATH, e.g. --root synthetic=data/synthetic")
+    return {dataset: path for dataset, _, path in (text.partition("=") for text in roots)}
+
+
 def _said(option: str, value: str) -> str:
     """`value`, after a line that says it was taken by default."""
     click.echo(f"{option} {value} (default)", err=True)
@@ -367,6 +391,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 def _explainable() -> dict[str, dict[str, Callable[[], Iterable[str]]]]:
     """By kind and name: what tells about it."""
+    from catalogs.exports import EXPORTS
     from catalogs.tables import TABLES
     from pipelines.recipes import RECIPES
     from vapdata.captioners import CAPTIONERS
@@ -377,7 +402,7 @@ def _explainable() -> dict[str, dict[str, Callable[[], Iterable[str]]]]:
     from vapdata.registry import load
     from vapdata.sources import SOURCES
 
-    plugins = {"source": SOURCES, "filter": FILTERS, "captioner": CAPTIONERS, "encoder": ENCODERS, "provider": PROVIDERS}
+    plugins = {"source": SOURCES, "filter": FILTERS, "captioner": CAPTIONERS, "encoder": ENCODERS, "provider": PROVIDERS, "export": EXPORTS}
     return {
         **{kind: {name: partial(lambda *of: plugin_lines(load(*of)), registry, name, kind) for name in registry} for kind, registry in plugins.items()},
         "recipe": {name: partial(recipe_lines, make) for name, make in RECIPES.items()},

@@ -27,10 +27,12 @@ class Labelled:
     """Labels that are no condition here, besides those that say nothing."""
     zero: str | None = None
     """A score that has to be 0: the clip's number of cuts, where a label speaks of one shot only."""
+    alignment: str | None = None
+    """A score, 0-100, that stands in place of `score` where the clip has it."""
 
     def reads(self) -> tuple[str, ...]:
-        """The filter, and the score that has to be 0."""
-        return (self.filter, self.zero) if self.zero else (self.filter,)
+        """The filter, the score that has to be 0, and the alignment."""
+        return (self.filter, *(name for name in (self.zero, self.alignment) if name))
 
     def members(self, clip: Facts) -> Iterator[Member]:
         """One membership per label."""
@@ -39,5 +41,5 @@ class Labelled:
         labels = {condition_name(label): confidence for label, confidence in clip.labels.get(self.filter, ())}
         named = {name: confidence for name, confidence in labels.items() if name not in SAYS_NOTHING and name not in self.ignores}
         for name, confidence in named.items():
-            score = self.score * (1.0 if confidence is None else min(max(confidence, 0.0), 1.0)) / len(labels)
+            score = clip.values.get(self.alignment or "", self.score) * (1.0 if confidence is None else min(max(confidence, 0.0), 1.0)) / len(labels)
             yield Member(clip_id=clip.clip_id, condition=f"{self.prefix}{name}", category=self.category, score=score)

@@ -9,4 +9,5 @@ SOURCES = {
     "openvid": "vapdata.sources.openvid:OpenVid",
     "ssv2": "vapdata.sources.ssv2:SSv2",
     "synthetic": "vapdata.sources.synthetic:Synthetic",
+    "vap_data": "vapdata.sources.vap_data:VapData",
 }
