@@ -26,7 +26,7 @@ def test_every_registered_plugin_loads_under_its_own_name_and_explains_itself(re
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_known_one():
-    with pytest.raises(CallError, match=r"'opnvid' is no source, did you mean 'openvid'\. Known: bridge, epic, folder, openvid"):
+    with pytest.raises(CallError, match=r"'opnvid' is no source, did you mean 'openvid'\. Known: bridge, epic, folder, lerobot, miniature, openvid"):
         load(SOURCES, "opnvid", "source")
 
 
