@@ -298,9 +298,9 @@ def _coverage(thing: Thing, at: Grid, pixel: float) -> Float[np.ndarray, "t h w"
     """
     x, y, r = at[0], at[1], thing.size
     if thing.shape == "circle":
-        distance = np.maximum(np.hypot(x, y) - r, np.minimum(0.35 * r - x, 0.22 * r - np.abs(y)))
+        distance = np.maximum(np.hypot(x, y) - r, np.minimum(x - 0.4 * r, 0.22 * r - np.abs(y)))
     elif thing.shape == "ring":
-        distance = np.maximum(np.abs(np.hypot(x, y) - 0.75 * r) - 0.3 * r, np.minimum(-x, 0.25 * r - np.abs(y)))
+        distance = np.maximum(np.abs(np.hypot(x, y) - 0.77 * r) - 0.22 * r, np.minimum(x, 0.25 * r - np.abs(y)))
     elif thing.shape == "square":
         distance = np.maximum(np.abs(x), np.abs(y)) - 0.95 * r
     elif thing.shape == "bar":
