@@ -18,7 +18,7 @@ from vapdata.errors import CallError
 
 TINY = ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan")
 CLOSE = 1e-5
-"""Largest difference allowed: 0 measured for all three classes, although pixels are brought to -1..1 in another order."""
+"""Largest difference allowed: 3.1e-6 measured, for an encoder takes another convolution kernel than a single clip alone (see vae.py)."""
 
 
 @pytest.mark.parametrize("name", TINY)
