@@ -62,7 +62,7 @@ def test_an_expert_learns_from_the_reference_alone(taught: Path) -> None:
         global_batch=16,
         micro_batch=16,
         optimizer=Optimizer(lr=2e-3, warmup=20, schedule="cosine"),
-        evaluation=Evaluation(every=0, samples=24, timesteps=8, batch=32),
+        evaluation=Evaluation(every=0, samples=48, timesteps=8, batch=32),
     )
     first, last = _train(run, taught, "vap")
     print(json.dumps({"before": _short(first), "after": _short(last)}))
