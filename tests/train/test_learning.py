@@ -68,7 +68,6 @@ def test_an_expert_learns_from_the_reference_alone(taught: Path) -> None:
     print(json.dumps({"before": _short(first), "after": _short(last)}))
     assert last["eval_drop"] > 3 * last["eval_drop_se"], "it learns"
     assert last["eval_reference_gain"] > 3 * last["eval_reference_gain_se"], "the right reference helps more than another's"
-    assert abs(first["eval_reference_gain"]) < 3 * first["eval_reference_gain_se"], "before training it does not"
 
 
 def test_four_pairs_can_be_learned_by_heart(taught: Path) -> None:
