@@ -25,9 +25,9 @@ import torch
 from benchmarks import real_models
 from benchmarks.ledger import append_row
 from pipelines.recipes import recipe
+from vapdata import device as devices
 from vapdata.backbones import backbone
 from vapdata.clip import Caption, Sample, Sampling
-from vapdata.encoders import device as devices
 from vapdata.encoders.clip_text import ClipText
 from vapdata.encoders.image_tokens import ImageTokens
 from vapdata.encoders.llava import Llava

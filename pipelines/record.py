@@ -115,6 +115,12 @@ def caption_row(clip_id: str, caption: Caption, shard: str) -> dict[str, Any]:
         "role": caption.role,
         "text": caption.text,
         "text_sha256": caption.text_sha256,
+        "model_id": caption.author and caption.author.model_id,
+        "revision": caption.author and caption.author.revision,
+        "prompt_version": caption.author and caption.author.prompt_version,
+        "frames_used": caption.frames_used,
+        "tokens": caption.tokens,
+        "seconds": caption.seconds,
     }
 
 

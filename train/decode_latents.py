@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vapdata import device as devices
 from vapdata import weights
 from vapdata.backbones import Backbone, VaeFacts
 from vapdata.clip import Sampling
-from vapdata.encoders import device as devices
 from vapdata.encoders.vae import estimated_gb
 from vapdata.encoders.vae_first import VaeFirst
 from vapdata.weights import Weight

@@ -30,8 +30,8 @@ from train.sampler import Request, Sampler, requests, write_samples
 from train.samples import Index
 from train.sheet import picked
 from train.trained_run import TrainedRun, open_run
+from vapdata import device as devices
 from vapdata import tiny
-from vapdata.encoders import device as devices
 from vapdata.errors import CallError, VapdataError
 
 __all__ = ["command", "write_samples"]

@@ -16,6 +16,8 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from jaxtyping import UInt8
 
+from vapdata.errors import CallError
+
 Role = Literal["source", "source_parent", "long", "short", "vap", "neutral", "empty", "negative"]
 _TO_QUOTE = re.compile(r"[\x00-\x1f\x7f-\x9f%@\udc80-\udcff]")
 SPLITS = (("train", 0.98), ("validation", 0.01), ("test", 0.01))
@@ -113,12 +115,29 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Author:
+    """Which model wrote a caption, and what it was asked: a caption by another author is an older one."""
+
+    model_id: str
+    revision: str
+    prompt_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caption:
     """One text about one clip."""
 
     text: str
     captioner: str
     role: Role
+    author: Author | None = None
+    """None for a text that no model wrote."""
+    frames_used: int | None = None
+    """Frames that the model was shown."""
+    tokens: int | None = None
+    """Tokens of its answer."""
+    seconds: float | None = None
+    """Time that the answer took; of a batch, its share."""
 
     @property
     def text_sha256(self) -> str:
@@ -163,14 +182,39 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Look:
+    """Which frames of a clip are shown to a step that looks at a few of them: `fps` a second, from `least` to `most` in all.
+
+    The clip is cut into that many equal spans, and the frame in the middle of each is shown.
+    """
+
+    fps: float = 2.0
+    least: int = 2
+    most: int = 16
+    long_side: int = 448
+    """Pixels; display aspect is kept and nothing is enlarged."""
+
+    def __post_init__(self) -> None:
+        if not self.fps > 0 or not 1 <= self.least <= self.most or self.long_side < 1:
+            raise CallError(f"frames to look at: got {self}; wanted fps over 0, 1 <= least <= most, and a long_side from 1 on")
+
+    def times(self, duration_s: float) -> list[float]:
+        """When the frames are shown, seconds from the clip's start, in order."""
+        count = min(max(round(duration_s * self.fps), self.least), self.most)
+        return [(k + 0.5) * duration_s / count for k in range(count)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What an encoder receives of one clip. Pixels are RGB, 0-255, frames first."""
+    """What an encoder, or a step that looks at a few frames, receives of one clip. Pixels are RGB, 0-255, frames first."""
 
     clip_id: str
     frames: UInt8[np.ndarray, "t h w 3"] | None = None
     """Sampled as the recipe's `Sampling` says; None for encoders that read text only."""
     caption: Caption | None = None
     """The selected caption; None when the clip has none."""
+    times_s: tuple[float, ...] | None = None
+    """When each frame is shown, seconds from the clip's start, where a `Look` chose the frames."""
 
     @property
     def first(self) -> UInt8[np.ndarray, "h w 3"]:

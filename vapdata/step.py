@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from vapdata.clip import BadRow, Caption, Clip, Sample, Score, Video
+from vapdata.clip import Author, BadRow, Caption, Clip, Look, Role, Sample, Score, Video
+from vapdata.errors import ClipError
 
 Table = Literal["frames", "masks", "latents", "texts", "features"]
 DType = Literal["bf16", "f16", "f32", "u8", "webp"]
@@ -87,6 +88,58 @@ class Captioner(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Described:
+    """What came of describing one clip: the captions that were written, and why another was not."""
+
+    captions: tuple[Caption, ...] = ()
+    failure: ClipError | None = None
+
+
+@runtime_checkable
+class OpenDescriber(Protocol):
+    """A describer with its model loaded or its server known."""
+
+    def describe(self, samples: Sequence[Sample]) -> Mapping[str, Described]:
+        """By `clip_id`, what came of each sample; none is missing. Samples have `frames` and `times_s`.
+
+        One clip's trouble is its own `failure`. Raises CallError where no clip can succeed (a wrong key, a wrong address).
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of connections and models."""
+        ...
+
+
+@runtime_checkable
+class Describer(Protocol):
+    """Texts about clips from a few frames of each, by a model. Stands in CAPTIONERS beside those that read the dataset's text."""
+
+    name: ClassVar[str]
+    reads: ClassVar[frozenset[str]]
+    """`frames`: this is what tells a Describer from a Captioner."""
+    batch: int
+    """Clips that `describe` is best given at once."""
+
+    @property
+    def look(self) -> Look:
+        """Which frames it is shown."""
+        ...
+
+    def writes(self) -> Mapping[Role, Author]:
+        """The roles it writes, and as whose. Cheap: loads no weights. A clip whose row has another author is described anew."""
+        ...
+
+    def weights(self) -> Sequence[Any]:
+        """The weight files it needs (see vapdata/weights.py)."""
+        ...
+
+    def open(self, device: str | None = None) -> OpenDescriber:
+        """Loads the model; `device` None picks the GPU when there is one."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Product:
     """What one encoder output is called, which table lists it, and the settings that decide its bytes."""
 
@@ -156,7 +209,7 @@ class Encoder(Protocol):
         ...
 
 
-def step_name(step: Filter | Captioner | Encoder) -> str:
+def step_name(step: Filter | Captioner | Describer | Encoder) -> str:
     """What a step is called in `failures`, by `--set` and `--step`: its name, and its variant if it has one (`vae_first-2`).
 
     A function of the step alone, so that every recipe calls it the same.

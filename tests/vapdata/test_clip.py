@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vapdata.clip import Caption, Clip, Sample, Sampling, clip_id, path_under, quote, split_of, video_id
+from vapdata.clip import Caption, Clip, Look, Sample, Sampling, clip_id, path_under, quote, split_of, video_id
+from vapdata.errors import CallError
 
 
 def _clip(**changes):
@@ -90,3 +91,16 @@ def test_the_first_frame_is_the_first_sampled_one_and_missing_frames_are_an_erro
     assert (Sample(clip_id="c", frames=frames).first == frames[0]).all()
     with pytest.raises(ValueError, match="no frames were sampled"):
         _ = Sample(clip_id="c").first
+
+
+def test_a_look_shows_the_middle_of_equal_spans_at_its_rate_and_never_more_than_it_may():
+    look = Look(fps=2.0, least=2, most=4)
+    assert look.times(2.0) == [0.25, 0.75, 1.25, 1.75]
+    assert look.times(100.0) == [12.5, 37.5, 62.5, 87.5]
+    assert look.times(0.1) == [0.025, pytest.approx(0.075)]
+
+
+@pytest.mark.parametrize("wrong", [{"fps": 0.0}, {"fps": float("nan")}, {"least": 0}, {"least": 3, "most": 2}, {"long_side": 0}])
+def test_a_look_that_shows_nothing_is_refused(wrong):
+    with pytest.raises(CallError, match=r"frames to look at: got Look\(.*\); wanted fps over 0, 1 <= least <= most"):
+        Look(**wrong)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from vapdata import device as devices
 from vapdata import weights as stores
 from vapdata.backbones import Backbone, backbone
 from vapdata.clip import Sample, Sampling
-from vapdata.encoders import device as devices
 from vapdata.errors import CallError
 from vapdata.step import Cell, Product
 from vapdata.weights import Weight

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vapdata import device as devices
 from vapdata.clip import Sample, Sampling
-from vapdata.encoders import device as devices
 from vapdata.step import Cell, Product
 from vapdata.weights import Weight
 

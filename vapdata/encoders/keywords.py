@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from vapdata import device as devices
 from vapdata import weights as stores
 from vapdata.backbones import Backbone, backbone
 from vapdata.clip import Sample, Sampling
-from vapdata.encoders import device as devices
 from vapdata.encoders import joint_towers, word_spans
 from vapdata.encoders.llava_prompt import interleaved
 from vapdata.encoders.prompts import blanked, tokenizer_weight

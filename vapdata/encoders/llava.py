@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float32
 
+from vapdata import device as devices
 from vapdata import weights as stores
 from vapdata.clip import Sample, Sampling
-from vapdata.encoders import device as devices
 from vapdata.encoders.llava_prompt import CROP, IMAGE_AT, PATCHES, TEMPLATE, check_template, interleaved, kept
 from vapdata.encoders.prompts import encoder_weight, plain, tokenizer_weight
 from vapdata.encoders.text_tower import OpenTextTower, TextSettings

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import UInt8
 
+from vapdata import device as devices
 from vapdata import weights as stores
 from vapdata.backbones import Backbone, backbone
 from vapdata.clip import Caption, Sample
-from vapdata.encoders import device as devices
 from vapdata.encoders.prompts import encoder_weight, of_family, speakable, tokenizer_weight, unconditional
 from vapdata.step import Cell, Product
 from vapdata.weights import Weight

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from vapdata import device as devices
 from vapdata.clip import Sample
-from vapdata.encoders import device as devices
 from vapdata.encoders.vae import OpenVae, VaeSettings
 from vapdata.errors import CallError
 from vapdata.step import Cell, Product

@@ -1,6 +1,6 @@
-"""Where and how precisely encoders compute: the GPU in bf16 when there is one, else the CPU in float32.
+"""Where and how precisely models compute: the GPU in bf16 when there is one, else the CPU in float32.
 
-Exercised by `pytest tests/vapdata/encoders/test_device.py`.
+Exercised by `pytest tests/vapdata/test_device.py`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vapdata.encoders import device as devices
+from vapdata import device as devices
 from vapdata.errors import ClipError, Transient
 
 
