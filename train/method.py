@@ -56,6 +56,10 @@ class AttentionInputs:
     key: Float[Tensor, "B h S d"]
     value: Float[Tensor, "B h S d"]
     """S = M + L where text walks along (in the family's own order), else L."""
+    unturned: Float[Tensor, "B h S d"]
+    """The query before rotary positions; `query` itself where there are none."""
+    video_rows: slice
+    """Which of the S rows are the video's."""
     carry: tuple[Tensor, ...]
     """Gates and the like that `attention_output` needs again."""
     mask: Bool[Tensor, "B S"] | None = None
@@ -152,8 +156,17 @@ class Backbone(Protocol):
         """What the block's self-attention is given for this stream."""
         ...
 
-    def attention_output(self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...]) -> Stream:
-        """The stream after the block: output projection, gates, residual, cross-attention where there is one, feed-forward."""
+    def attention_output(
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+    ) -> Stream:
+        """The stream after the block: output projection, gates, residual, cross-attention where there is one, feed-forward.
+
+        `added` is added to what the output projection makes of the video's rows, before the gate.
+        """
+        ...
+
+    def caption_tokens(self, stream: Stream) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
+        """The caption as an embedded stream holds it, as wide as the blocks, and which rows may be attended to (None for all)."""
         ...
 
     def head(self, stream: Stream) -> Float[Tensor, "B C T H W"]:

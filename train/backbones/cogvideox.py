@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from train import rotary
@@ -162,21 +162,31 @@ class CogVideoX:
         query, key, value = (_heads(project(states), attn.heads) for project in (attn.to_q, attn.to_k, attn.to_v))
         if attn.norm_q is not None:
             query, key = attn.norm_q(query), attn.norm_k(key)
+        unturned, rows = query, text.shape[1]
         if stream.rotary is not None:
-            query, key = (_turned(each, stream.rotary, text.shape[1]) for each in (query, key))
-        return AttentionInputs(query=query, key=key, value=value, carry=(gate, text_gate))
+            query, key = (_turned(each, stream.rotary, rows) for each in (query, key))
+        return AttentionInputs(query=query, key=key, value=value, unturned=unturned, video_rows=slice(rows, None), carry=(gate, text_gate))
 
-    def attention_output(self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...]) -> Stream:
+    def attention_output(
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+    ) -> Stream:
         """Output projection, gated residual, norm2, feed-forward over [text ; video], gated residual."""
         gate, text_gate = carry
         rows = stream.text.shape[1]
         states = attended.transpose(1, 2).flatten(2)
         for layer in block.attn1.to_out:
             states = layer(states)
-        video, text = stream.video + gate * states[:, rows:], stream.text + text_gate * states[:, :rows]
+        attended_video = states[:, rows:] if added is None else states[:, rows:] + added.to(states.dtype)
+        video, text = stream.video + gate * attended_video, stream.text + text_gate * states[:, :rows]
         normed_video, normed_text, gate, text_gate = block.norm2(video, text, stream.time)
         states = block.ff(torch.cat([normed_text, normed_video], dim=1))
         return replace(stream, video=video + gate * states[:, rows:], text=text + text_gate * states[:, :rows])
+
+    def caption_tokens(self, stream: Stream) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
+        """The text that walks along; its padding is attended to."""
+        if stream.text is None:
+            raise CallError(f"{self.facts.name}: a stream without text. Make it with embed().")
+        return stream.text, None
 
     def head(self, stream: Stream) -> Float[Tensor, "B C T H W"]:
         """norm_final, norm_out by the time vector, proj_out, and patches put back; padding frames taken off."""

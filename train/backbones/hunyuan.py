@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from train import rotary
@@ -171,17 +171,25 @@ class Hunyuan:
     def attention_inputs(self, block: nn.Module, stream: Stream) -> AttentionInputs:
         """[video ; text] after norm and modulation, projection, query and key norms, and rotary positions on the video part."""
         made, carry = self._single_inputs(block, stream) if _is_single(block) else self._dual_inputs(block, stream)
-        query, key, value = (each.transpose(1, 2) for each in made)
-        return AttentionInputs(query=query, key=key, value=value, carry=carry, mask=stream.mask)
+        query, key, value, unturned = (each.transpose(1, 2) for each in made)
+        video_rows = slice(stream.video.shape[1])
+        return AttentionInputs(query=query, key=key, value=value, unturned=unturned, video_rows=video_rows, carry=carry, mask=stream.mask)
 
-    def attention_output(self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...]) -> Stream:
+    def attention_output(
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+    ) -> Stream:
         """The block's rest, and its residuals.
 
         Dual, video and text apart: output projection, gate, norm, modulation, feed-forward, gate. Single: the
         feed-forward's hidden rows beside the attended ones, one projection of both, one gate.
         """
         states = attended.transpose(1, 2).flatten(2)
-        return self._single_output(block, stream, states, carry) if _is_single(block) else self._dual_output(block, stream, states, carry)
+        output = self._single_output if _is_single(block) else self._dual_output
+        return output(block, stream, states, carry, added)
+
+    def caption_tokens(self, stream: Stream) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
+        """The text that walks along, refined, and which of its rows are true."""
+        return _rows(stream), None if stream.mask is None else stream.mask[:, stream.video.shape[1] :]
 
     def head(self, stream: Stream) -> Float[Tensor, "B C T H W"]:
         """norm_out by the time vector, proj_out, and patches put back."""
@@ -196,18 +204,19 @@ class Hunyuan:
         return torch.cat([side.condition[:, :, :1].to(latents), latents[:, :, 1:]], dim=2) if self._replaces and side.condition is not None else latents
 
     def _dual_inputs(self, block: nn.Module, stream: Stream) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Query, key and value (B S h d); gates, shifts and scales."""
+        """Query, key, value and unturned query (B S h d); gates, shifts and scales."""
         attn = block.attn
         video, *carry = self._normed(block.norm1, stream.video, stream)
         text, *text_carry = block.norm1_context(_rows(stream), emb=stream.time[:, 0])
         query, key, value = (project(video).unflatten(2, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v))
         added = (project(text).unflatten(2, (attn.heads, -1)) for project in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
         text_query, text_key, text_value = added
-        query, key = (_turned(each, stream.rotary, video.shape[1]) for each in (attn.norm_q(query), attn.norm_k(key)))
-        joined = ((query, attn.norm_added_q(text_query)), (key, attn.norm_added_k(text_key)), (value, text_value))
+        unturned, key, text_query = attn.norm_q(query), attn.norm_k(key), attn.norm_added_q(text_query)
+        query, key = (_turned(each, stream.rotary, video.shape[1]) for each in (unturned, key))
+        joined = ((query, text_query), (key, attn.norm_added_k(text_key)), (value, text_value), (unturned, text_query))
         return [torch.cat(pair, dim=1) for pair in joined], (*carry, *text_carry)
 
-    def _dual_output(self, block: nn.Module, stream: Stream, states: Tensor, carry: tuple[Tensor, ...]) -> Stream:
+    def _dual_output(self, block: nn.Module, stream: Stream, states: Tensor, carry: tuple[Tensor, ...], added: Tensor | None) -> Stream:
         *modulation, text_gate, text_shift, text_scale, text_feed_gate = carry
         # Each for later frames, then for frame 0.
         gate, shift, scale, feed_gate = zip(modulation[:4], modulation[4:] or modulation[:4], strict=True)
@@ -215,6 +224,8 @@ class Hunyuan:
         attended, text = states[:, :tokens], _rows(stream)
         for layer in block.attn.to_out:
             attended = layer(attended)
+        if added is not None:
+            attended = attended + added.to(attended.dtype)
         video = stream.video + self._by_frame(stream, attended, lambda rows, which: rows * gate[which][:, None])
         text = text + block.attn.to_add_out(states[:, tokens:]) * text_gate[:, None]
         fed = block.ff(self._by_frame(stream, block.norm2(video), lambda rows, which: rows * (1 + scale[which][:, None]) + shift[which][:, None]))
@@ -223,18 +234,22 @@ class Hunyuan:
         return replace(stream, video=video, text=text + text_feed_gate[:, None] * text_fed)
 
     def _single_inputs(self, block: nn.Module, stream: Stream) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Query, key and value (B S h d); the normed rows, which the feed-forward reads too, and gates."""
+        """Query, key, value and unturned query (B S h d); the normed rows, which the feed-forward reads too, and gates."""
         attn = block.attn
         normed, *gates = self._normed(block.norm, torch.cat([stream.video, _rows(stream)], dim=1), stream)
         query, key, value = (project(normed).unflatten(2, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v))
-        query, key = (_turned(each, stream.rotary, stream.video.shape[1]) for each in (attn.norm_q(query), attn.norm_k(key)))
-        return [query, key, value], (normed, *gates)
+        unturned = attn.norm_q(query)
+        query, key = (_turned(each, stream.rotary, stream.video.shape[1]) for each in (unturned, attn.norm_k(key)))
+        return [query, key, value, unturned], (normed, *gates)
 
-    def _single_output(self, block: nn.Module, stream: Stream, states: Tensor, carry: tuple[Tensor, ...]) -> Stream:
+    def _single_output(self, block: nn.Module, stream: Stream, states: Tensor, carry: tuple[Tensor, ...], added: Tensor | None) -> Stream:
+        tokens = stream.video.shape[1]
         normed, *gates = carry
         made = block.proj_out(torch.cat([states, block.act_mlp(block.proj_mlp(normed))], dim=2))
+        if added is not None:
+            made = torch.cat([made[:, :tokens] + added.to(made.dtype), made[:, tokens:]], dim=1)
         made = self._by_frame(stream, made, lambda rows, which: rows * gates[which][:, None])
-        tokens, joined = stream.video.shape[1], made + torch.cat([stream.video, _rows(stream)], dim=1)
+        joined = made + torch.cat([stream.video, _rows(stream)], dim=1)
         return replace(stream, video=joined[:, :tokens], text=joined[:, tokens:])
 
     def _normed(self, norm: nn.Module, states: Tensor, stream: Stream) -> tuple[Tensor, ...]:

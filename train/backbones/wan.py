@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from train import rotary
@@ -158,21 +158,31 @@ class Wan:
         states = (block.norm1(stream.video.float()) * (1 + scale) + shift).type_as(stream.video)
         attn = block.attn1
         made = (_normed(attn.norm_q, attn.to_q(states)), _normed(attn.norm_k, attn.to_k(states)), attn.to_v(states))
-        query, key, value = (each.unflatten(2, (attn.heads, -1)) for each in made)
+        unturned, key, value = (each.unflatten(2, (attn.heads, -1)) for each in made)
+        query = unturned
         if stream.rotary is not None:
             query, key = _turned(query, stream.rotary), _turned(key, stream.rotary)
-        return AttentionInputs(query=query.transpose(1, 2), key=key.transpose(1, 2), value=value.transpose(1, 2), carry=tuple(carry))
+        rows = {"query": query, "key": key, "value": value, "unturned": unturned}
+        return AttentionInputs(**{name: each.transpose(1, 2) for name, each in rows.items()}, video_rows=slice(None), carry=tuple(carry))
 
-    def attention_output(self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...]) -> Stream:
+    def attention_output(
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+    ) -> Stream:
         """Output projection and gated residual, cross-attention to the context and its residual, feed-forward and gated residual."""
         gate, feed_shift, feed_scale, feed_gate = carry
         states = attended.transpose(1, 2).flatten(2)
         for layer in block.attn1.to_out:
             states = layer(states)
+        if added is not None:
+            states = states + added.to(states.dtype)
         video = (stream.video.float() + states * gate).type_as(stream.video)
         video = video + self._cross_attended(block.attn2, block.norm2(video.float()).type_as(video), stream.context)
         states = block.ffn((block.norm3(video.float()) * (1 + feed_scale) + feed_shift).type_as(video))
         return replace(stream, video=(video.float() + states.float() * feed_gate).type_as(video))
+
+    def caption_tokens(self, stream: Stream) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
+        """The context's text rows, all of which are attended to; image tokens are left out."""
+        return _given(stream.context)[:, -TEXT_ROWS:], None
 
     def head(self, stream: Stream) -> Float[Tensor, "B C T H W"]:
         """norm_out modulated by the time vector, proj_out, and patches put back."""
@@ -189,8 +199,7 @@ class Wan:
 
     def _cross_attended(self, attn: nn.Module, states: Tensor, context: Tensor | None) -> Tensor:
         """What video tokens read of text, plus what they read of the image, each with its own keys: WanAttnProcessor, written out."""
-        if context is None:
-            raise CallError("wan: a stream without context. Make it with embed().")
+        context = _given(context)
         query, text = _normed(attn.norm_q, attn.to_q(states)), context[:, -TEXT_ROWS:]
         read = _attended(attn, query, _normed(attn.norm_k, attn.to_k(text)), attn.to_v(text))
         if attn.add_k_proj is not None:
@@ -222,6 +231,13 @@ class Wan:
         side = 2 * (head_dim // 6)
         positions = rotary.counted(grid, patch_frames=self.config.patch_size[0], device=device).moved(latent_frames=frame_offset, patches=width_offset)
         return rotary.table(positions, head_dim, shares=(head_dim - 2 * side, side, side), computed_in=torch.float64)
+
+
+def _given(context: Tensor | None) -> Tensor:
+    """What cross-attention reads."""
+    if context is None:
+        raise CallError("wan: a stream without context. Make it with embed().")
+    return context
 
 
 def _normed(norm: nn.Module, states: Tensor) -> Tensor:
