@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -57,22 +56,14 @@ def _outside(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
     return subprocess.run([sys.executable, "-m", "vapdata.cli", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
-def test_help_answers_in_under_three_tenths_of_a_second(tmp_path: Path) -> None:
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        done = _outside("--help", cwd=tmp_path)
-        seconds.append(time.perf_counter() - began)
-        assert done.returncode == 0, done.stderr
-    assert min(seconds) < 0.3, seconds
-
-
-def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys\nfrom vapdata import cli\ncli.run(['--help'])\nprint(sorted(m for m in sys.modules if '.' not in m), file=sys.stderr)"
+def test_help_loads_click_and_a_few_of_our_own_files(tmp_path: Path) -> None:
+    """It answers in under 0.3 s on an idle machine; what that hangs on is what it imports, which load does not change."""
+    code = "import sys\nbefore = set(sys.modules)\nfrom vapdata import cli\ncli.run(['--help'])\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
     env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    heavy = {"torch", "ray", "duckdb", "numpy", "pyarrow", "cv2", "av", "decord", "rich", "catalogs", "pipelines", "train", "jaxtyping"}
-    assert heavy & set(eval(done.stderr)) == set()
+    loaded = done.stderr.split()
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"click", "vapdata"}
+    assert len([name for name in loaded if name.startswith("vapdata")]) < 20
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands.commands))
