@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.recipe import EncodeStage, Recipe
 from vapdata.clip import Sampling
+from vapdata.encoders.blip2_words import Blip2Words
 from vapdata.encoders.clip_mask import ClipMask
 from vapdata.encoders.clip_text import ClipText
 from vapdata.encoders.first_frame import FirstFrame
@@ -27,7 +28,7 @@ TINY_GRID = Sampling(frames=9, height=96, width=160, fps=16)
 
 def tiny() -> Recipe:
     """Small clips for the embedded CogVideoX-class models: 9 frames of 96 x 160, CPU, no network."""
-    return _cogvideox("tiny-cogvideox", TINY_GRID)
+    return _cogvideox("tiny-cogvideox", TINY_GRID, frame_words=True)
 
 
 def tiny_wan() -> Recipe:
@@ -44,7 +45,7 @@ def tiny_hunyuan() -> Recipe:
 
 def cogvideox_2b() -> Recipe:
     """Clips for CogVideoX-2B as Frame-wise Conditioning Adaptation reads them: 16 frames of 480 x 720 at 8 fps."""
-    return _cogvideox("cogvideox-2b", Sampling(frames=16, height=480, width=720, fps=8))
+    return _cogvideox("cogvideox-2b", Sampling(frames=16, height=480, width=720, fps=8), frame_words=True)
 
 
 def cogvideox_5b_i2v() -> Recipe:
@@ -108,8 +109,10 @@ def in_stages(backbone: str, sampling: Sampling, frames: Sequence[Encoder], text
     return Recipe(**{"name": backbone, "backbone": backbone, "sampling": sampling, "encode": stages, **changes})
 
 
-def _cogvideox(backbone: str, sampling: Sampling) -> Recipe:
+def _cogvideox(backbone: str, sampling: Sampling, *, frame_words: bool = False) -> Recipe:
+    """Image- or text-to-video on CogVideoX; with `frame_words` what frame-wise text is made of: BLIP-2's tokens of the first frame and words of the caption."""
     grid: dict[str, Any] = {"backbone": backbone, "sampling": sampling}
     picture = (FirstFrame(sampling=sampling), ClipMask(**grid))
     latents = (Vae(**grid), VaeFirst(**grid, first=1), VaeFirst(**grid, first=2))
-    return in_stages(backbone, sampling, (*picture, *latents), (T5(backbone=backbone),))
+    tokens, words = ((ImageTokens(**grid, tower="blip2"),), (Blip2Words(backbone=backbone),)) if frame_words else ((), ())
+    return in_stages(backbone, sampling, (*picture, *tokens, *latents), (T5(backbone=backbone), *words))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipelines.backbone_recipes import hunyuan_i2v, in_stages, wan_i2v, wan_t2v
 from pipelines.recipe import Recipe
 from vapdata.clip import Sampling
+from vapdata.encoders.blip2_words import Blip2Words
 from vapdata.encoders.first_frame import FirstFrame
 from vapdata.encoders.image_tokens import ImageTokens
 from vapdata.encoders.keywords import Keywords
@@ -110,8 +111,8 @@ def _drawn() -> str:
 
 
 def _fca(name: str, *, fps: float, first: Literal[1, 2]) -> Recipe:
-    """FCA reads the latent of all frames and of the initial ones, T5, and BLIP-2's tokens of frame 0."""
+    """FCA reads the latent of all frames and of the initial ones, T5, BLIP-2's tokens of frame 0 and its words of the caption."""
     sampling = Sampling(frames=16, height=480, width=720, fps=fps, short="slow")
     grid: dict[str, Any] = {"backbone": "cogvideox-2b", "sampling": sampling}
     frames = (FirstFrame(sampling=sampling), ImageTokens(**grid, tower="blip2"), Vae(**grid), VaeFirst(**grid, first=first))
-    return in_stages("cogvideox-2b", sampling, frames, (T5(backbone="cogvideox-2b"),), name=name, cuts=ONE_SHOT)
+    return in_stages("cogvideox-2b", sampling, frames, (T5(backbone="cogvideox-2b"), Blip2Words(backbone="cogvideox-2b")), name=name, cuts=ONE_SHOT)

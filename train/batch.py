@@ -26,6 +26,10 @@ class Reads:
     """The image-condition latent of Wan-I2V and HunyuanVideo's latent_concat."""
     image_tokens: str | None = None
     """`tower` of the encoder `image_tokens` whose tokens are wanted, "wan", "blip2" or "clip"; None for none."""
+    words: bool = False
+    """The caption's word embeddings of BLIP-2's Q-Former."""
+    empty: bool = False
+    """The empty prompt's embedding beside the caption's, whatever the caption."""
     masks: bool = False
     """CLIP attention, MLP and fused masks."""
     picture: bool = False
@@ -56,6 +60,12 @@ class Side:
     condition: Float[Tensor, "B C F H W"] | None = None
     """Image-condition latents, scaled: F = T for Wan, 1 for HunyuanVideo. The mask channels are derived by the backbone."""
     image_tokens: Float[Tensor, "B N K"] | None = None
+    words: Float[Tensor, "B R V"] | None = None
+    """The caption's word embeddings, zeros below."""
+    words_mask: Bool[Tensor, "B R"] | None = None
+    """True for real tokens."""
+    empty: Float[Tensor, "B M E"] | None = None
+    """What `text` is for the empty prompt."""
     masks: Float[Tensor, "B 3 h w"] | None = None
     """Attention, MLP and fused mask, 0..1."""
     picture: UInt8[Tensor, "B 3 y x"] | None = None

@@ -147,10 +147,9 @@ class Loader:
         """Clips of the index with their own captions. Raises CallError for a clip that is in no sample."""
         return self._sides.side([_own(self.index.number(clip)) for clip in clip_ids])
 
-    def prompt(self, which: Literal["empty", "negative"], like: Side) -> tuple[Tensor, Tensor]:
-        """Rows and mask of the empty or the negative prompt, as many and on the device as `like` has clips."""
-        text, mask = self._sides.prompt(which, len(like.clip_ids))
-        return text.to(like.video.device), mask.to(like.video.device)
+    def prompt(self, which: Literal["empty", "negative"], like: Side) -> dict[str, Tensor]:
+        """The empty or the negative prompt as those fields of a `Side` that speak of the caption: as many, and on the device, as `like` has clips."""
+        return {name: value.to(like.video.device) for name, value in self._sides.prompt(which, len(like.clip_ids)).items()}
 
     def check(self) -> None:
         """Reads tensors of this process's share once: all of them up to CHECKED_BYTES, evenly picked ones of more.

@@ -14,7 +14,7 @@ from typing import Any
 
 import diffusers
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from train.batch import Side
@@ -115,14 +115,14 @@ def denoise(
     guidance: float,
     dynamic: bool = False,
     seeds: Sequence[int],
-    negative: tuple[Float[Tensor, "B M E"], Bool[Tensor, "B M"] | None] | None,
+    negative: Mapping[str, Tensor] | None,
     scheduler: Any,
     reference_guidance: float | None = None,
 ) -> Float[Tensor, "B C T H W"]:
     """Clean latents for `target`, scaled, float32; of `target.video` only shape and device are looked at.
 
-    `module` None samples the frozen backbone. `negative` is the negative prompt's embedding and mask, None without
-    guidance. The noise of a sample follows from its seed alone. Numbers are kept in float32 between steps, whatever the
+    `module` None samples the frozen backbone. `negative` is the negative prompt as the fields of a `Side` that speak of the caption
+    (`Loader.prompt`), None without guidance. The noise of a sample follows from its seed alone. Numbers are kept in float32 between steps, whatever the
     backbone computes in. Raises CallError when something that guidance needs is not there.
     """
     wish = Guidance(scale=guidance, dynamic=dynamic, reference=reference_guidance)
@@ -150,15 +150,15 @@ class _Branches:
     """What is asked of the model at every step: the prediction, and those that guidance pushes it away from."""
 
     def __init__(
-        self, module: MethodModule | None, backbone: Backbone, target: Side, references: tuple[Side, ...], negative: tuple[Tensor, Tensor | None] | None, wish: Guidance
+        self, module: MethodModule | None, backbone: Backbone, target: Side, references: tuple[Side, ...], negative: Mapping[str, Tensor] | None, wish: Guidance
     ) -> None:
         self.module, self.backbone, self.wish = module, backbone, wish
         self.target, self.references, self.free = target, references, target
         if wish.has_negative and negative is not None:
-            self.free = _captioned(target, negative)
+            self.free = replace(target, **negative)
             # Negative first, as diffusers stacks them: together they take one pass.
             self.target = _stacked(self.free, target)
-            self.references = tuple(_stacked(_captioned(side, negative), side) for side in references)
+            self.references = tuple(_stacked(replace(side, **negative), side) for side in references)
 
     def prediction(self, noisy: Tensor, timestep: Tensor, scale: float) -> Tensor:
         """The guided prediction, float32."""
@@ -176,11 +176,6 @@ class _Branches:
         if self.module is None:
             return self.backbone.forward(noisy, times, target).float()
         return self.module.predict(noisy, times, target, references).float()
-
-
-def _captioned(side: Side, prompt: tuple[Tensor, Tensor | None]) -> Side:
-    """`side` with this prompt for its caption, and all else as it was."""
-    return replace(side, text=prompt[0], text_mask=prompt[1])
 
 
 def _stacked(first: Side, second: Side) -> Side:

@@ -34,6 +34,7 @@ from train.cells import DTYPES, remedy
 from train.footers import located
 from train.products import Grid, Wants, built, settings_of, video_product, wanted_products
 from train.samples import CLIPS, CONSTANTS, SAMPLES, Index, Product, Sample
+from train.sides import TEXTS
 from vapdata.backbones import Backbone
 from vapdata.errors import CallError, CatalogDamaged
 
@@ -204,8 +205,8 @@ class _Resolving:
             raise CatalogDamaged(f"{wants.name} in {self.catalog.shown}: {got}. {remedy(self.catalog)}")
         if wants.table == "texts":
             self._add_constants(wants)
-        rows = self.facts.text.rows + int(settings.get("image_rows", 0)) if wants.role == "text" else None
-        return Product(role=wants.role, name=wants.name, dtype=dtypes[0] if dtypes else "bf16", settings_sha256=digest, rows=rows)
+        padded = {"text": self.facts.text.rows + int(settings.get("image_rows", 0)), "words": settings.get("rows")}
+        return Product(role=wants.role, name=wants.name, dtype=dtypes[0] if dtypes else "bf16", settings_sha256=digest, rows=padded.get(wants.role))
 
     def _add_constants(self, wants: Wants) -> None:
         """Table `constant_ROLE`: the empty and the negative prompt, in the order of CONSTANTS."""
@@ -272,7 +273,7 @@ class _Resolving:
     def _cells_sql(self, role: str) -> str:
         columns = "file, row_group, shape, length"
         clips = f"select number as clip, clip_id, {columns} from made_{role} join used using (clip_id)"
-        if role in ("text", "pooled"):
+        if role in TEXTS:
             clips += f" union all select (select count(*) from used)::integer + place, null, {columns} from constant_{role}"
         return f"select * from ({clips}) order by clip"
 

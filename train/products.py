@@ -12,6 +12,7 @@ from typing import Any
 from catalogs.store import Catalog
 from train.batch import Reads
 from vapdata.backbones import BACKBONES, Backbone
+from vapdata.encoders.blip2_words import words_product
 from vapdata.encoders.image_tokens import GEOMETRY, PRODUCT
 from vapdata.encoders.llava_prompt import interleaved
 from vapdata.errors import CallError
@@ -99,6 +100,8 @@ def wanted_products(facts: Backbone, reads: Reads, video: str, grid: Grid) -> tu
         found.append(Wants(role="pooled", name=f"{facts.vae.product.removesuffix('-vae')}-clip-l-pooled", table="texts", step="clip_text"))
     if reads.image_tokens:
         found.append(Wants(role="image_tokens", name=_image_tokens(facts, reads.image_tokens, grid), table="features", step="image_tokens"))
+    if reads.words:
+        found.append(Wants(role="words", name=words_product(facts.tiny), table="texts", step="blip2_words"))
     if reads.masks:
         found.append(Wants(role="masks", name=f"{facts.clip.product}-mask-{grid.size}", table="masks", step="clip_mask", captioned=True))
     if reads.picture:

@@ -101,7 +101,7 @@ class Sampler:
     def video(self, request: Request) -> UInt8[np.ndarray, "t h w 3"]:
         """The video that is asked for, RGB."""
         target, references = request.target.to(self.device), tuple(side.to(self.device) for side in request.references)
-        text, mask = self.loader.prompt("negative", target)
+        negative = self.loader.prompt("negative", target)
         with _evaluating(self.module):
             latents = denoise(
                 self.module,
@@ -113,7 +113,7 @@ class Sampler:
                 dynamic=self.guidance.dynamic,
                 reference_guidance=self.guidance.reference,
                 seeds=[request.seed],
-                negative=(text.to(self.device), mask.to(self.device)),
+                negative=negative,
                 scheduler=self.scheduler,
             )
         return self.shown(latents)

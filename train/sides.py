@@ -20,8 +20,10 @@ from train.samples import Index
 from vapdata.backbones import Backbone, VaeFacts
 from vapdata.errors import CallError, CatalogDamaged
 
-TEXTS = ("text", "pooled")
-"""Roles of which dropout takes the empty prompt's."""
+TEXTS = ("text", "pooled", "words")
+"""Roles of which dropout takes the empty prompt's, and guidance the negative one's."""
+MASKED = ("text", "words")
+"""Those padded with rows that are no tokens: a field `ROLE_mask` says which are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class Sides:
             "video": self._video,
             "first": self._image,
             "condition": self._image,
-            "text": self._text,
+            "text": lambda raw, places: self._rows("text", raw, places),
+            "words": lambda raw, places: self._rows("words", raw, places),
             "pooled": self._plain,
             "image_tokens": self._plain,
             "masks": self._plain,
@@ -58,18 +61,24 @@ class Sides:
     def side(self, picks: Sequence[Pick], *, check: bool = False) -> Side:
         """These clips as one side. `check` verifies page checksums. Raises CatalogDamaged that names clip and file."""
         found: dict[str, Any] = {each.role: self._made(each.role, picks, check) for each in self.index.products}
-        if "text" in found:
-            lengths = torch.tensor([self.index.length("text", pick.text) for pick in picks])
-            found["text_mask"] = text_mask(lengths, found["text"].shape[1])
+        found |= self._masks(found, picks)
+        if self.index.reads.empty:
+            found["empty"] = self.prompt("empty", len(picks))["text"]
         return Side(clip_ids=tuple(self.index.clip_ids[pick.clip] for pick in picks), **found)
 
-    def prompt(self, which: str, count: int) -> tuple[Float[Tensor, "B M E"], Bool[Tensor, "B M"]]:
-        """The empty or the negative prompt, `count` times, and which of its rows are true tokens."""
+    def prompt(self, which: str, count: int) -> dict[str, Tensor]:
+        """The empty or the negative prompt, `count` times, as the fields of a `Side` that speak of the caption."""
         if not self.index.reads.text:
             raise CallError(f"train.{self.index.method} reads no captions, so its index holds no {which} prompt")
         number = self.index.constant(which)
-        text = self._made("text", [Pick(clip=number, text=number)], False).expand(count, -1, -1)
-        return text, text_mask(torch.tensor([self.index.length("text", number)] * count), text.shape[1])
+        picks = [Pick(clip=number, text=number)]
+        found = {each.role: self._made(each.role, picks, False) for each in self.index.products if each.role in TEXTS}
+        return {name: value.expand(count, *value.shape[1:]) for name, value in (found | self._masks(found, picks)).items()}
+
+    def _masks(self, found: Mapping[str, Tensor], picks: Sequence[Pick]) -> dict[str, Tensor]:
+        """Which rows of the padded texts in `found` are true tokens."""
+        lengths = {role: torch.tensor([self.index.length(role, pick.text) for pick in picks]) for role in MASKED if role in found}
+        return {f"{role}_mask": text_mask(length, found[role].shape[1]) for role, length in lengths.items()}
 
     def _place(self, role: str, pick: Pick) -> Place:
         return self.index.place(role, pick.text if role in TEXTS else pick.clip)
@@ -93,9 +102,9 @@ class Sides:
             self._check(out, place)
         return made
 
-    def _text(self, raw: list[Tensor], places: list[Place]) -> Tensor:
+    def _rows(self, role: str, raw: list[Tensor], places: list[Place]) -> Tensor:
         """Rows of each text, zeros below."""
-        count = self.index.of("text").rows or 0
+        count = self.index.of(role).rows or 0
         made = self._empty((len(raw), count, raw[0].shape[1]), torch.float32)
         for out, rows, place in zip(made, raw, places, strict=True):
             if len(rows) > count:

@@ -1,13 +1,14 @@
 """Tiny text and image encoders of Wan, HunyuanVideo and BLIP-2: the real classes, drawn as vapdata/tiny.py draws.
 
 `tiny-wan`: UMT5 with its tokenizer, CLIP's vision tower, and an open_clip ViT with an XLM-RoBERTa text tower.
-`tiny-hunyuan`: LLaVA and CLIP's text tower with their tokenizers. `tiny-blip2`: BLIP-2's retrieval model. Grids and token
+`tiny-hunyuan`: LLaVA and CLIP's text tower with their tokenizers. `tiny-blip2`: BLIP-2's retrieval model with its BERT tokenizer. Grids and token
 counts are the real ones (16 x 16 patches and CLS, 24 x 24 for LLaVA, a template of 103 tokens); only widths and depths
 are small. Exercised by `pytest tests/vapdata/test_tiny_text.py`.
 """
 
 import gzip
 import json
+import string
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -94,7 +95,6 @@ BLIP2_VISION: dict[str, Any] = {
 }
 """EVA's ViT-g/14 in small: 257 tokens."""
 BLIP2_QFORMER: dict[str, Any] = {
-    "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -126,7 +126,7 @@ def settings(name: str) -> list[Any]:
         return [UMT5, CLIP_VISION, XLM_ROBERTA, CLIP_XLM, umt5_vocabulary(), xlm_vocabulary()]
     if name == "tiny-hunyuan":
         return [LLAVA_VISION, LLAMA, CLIP_TEXT, MERGES, sorted(llama_vocabulary().items())]
-    return [BLIP2_VISION, BLIP2_QFORMER]
+    return [BLIP2_VISION, BLIP2_QFORMER, bert_vocabulary()]
 
 
 def makers(name: str) -> dict[str, Callable[[Path], None]]:
@@ -163,6 +163,15 @@ def xlm_vocabulary() -> list[tuple[str, float]]:
     pairs = [first + second for first, second in pairwise(CHINESE)]
     chinese = [(piece, -1.0) for piece in dict.fromkeys([*CHINESE, *pairs])]
     return special + [one for one in tiny_draw.vocabulary() if not one[0].startswith("<")] + chinese + [("<mask>", 0.0)]
+
+
+def bert_vocabulary() -> dict[str, int]:
+    """BERT's special tokens, characters and pairs of letters at a word's start and within it, and whole words."""
+    letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    pairs = [first + second for first in string.ascii_lowercase for second in string.ascii_lowercase]
+    inside = [f"##{piece}" for piece in (*string.ascii_lowercase, *string.digits, *pairs)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *inside, *tiny_draw.WORDS.split(), "[DEC]"]
+    return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
 
 
 def llama_vocabulary() -> dict[str, int]:
@@ -307,10 +316,11 @@ def _clip_pieces() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _save_blip2(path: Path) -> None:
-    from transformers import Blip2Config, Blip2ForImageTextRetrieval, BlipImageProcessor
+    from transformers import BertTokenizer, Blip2Config, Blip2ForImageTextRetrieval, BlipImageProcessor
 
-    config = Blip2Config(
-        vision_config=BLIP2_VISION, qformer_config=BLIP2_QFORMER, num_query_tokens=4, image_text_hidden_size=32, image_token_index=63
-    )
+    vocabulary = bert_vocabulary()
+    words = {**BLIP2_QFORMER, "vocab_size": len(vocabulary)}
+    config = Blip2Config(vision_config=BLIP2_VISION, qformer_config=words, num_query_tokens=4, image_text_hidden_size=32, image_token_index=len(vocabulary) - 1)
     _save(Blip2ForImageTextRetrieval(config), "blip2", path)
     BlipImageProcessor(size={"height": 224, "width": 224}).save_pretrained(path)
+    BertTokenizer(vocab=vocabulary, model_max_length=512).save_pretrained(path)

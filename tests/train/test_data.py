@@ -93,9 +93,9 @@ def test_wan_is_normalised_by_channel_and_its_text_has_zeros_below(tmp_path: Pat
         same(side.text[place], padded(stored(index, "text", clip), 512))
     assert side.text_mask.sum(1).tolist() == [3, 512]
     assert (float(side.text[0, 3:].abs().sum()), side.text.shape) == (0.0, (2, 512, 8))
-    text, mask = made.prompt("empty", side)
-    same(text[1], padded(stored(index, "text", None, "empty"), 512))
-    assert mask.sum(1).tolist() == [1, 1]
+    prompt = made.prompt("empty", side)
+    same(prompt["text"][1], padded(stored(index, "text", None, "empty"), 512))
+    assert prompt["text_mask"].sum(1).tolist() == [1, 1]
 
 
 def test_hunyuan_has_room_for_image_rows_and_a_pooled_text(tmp_path: Path) -> None:
@@ -245,11 +245,11 @@ def test_several_references_are_different_clips_of_one_sample(tiny_catalog: Path
 
 def test_dropout_takes_the_empty_prompt_on_both_sides_and_changes_nothing_else(index: Index) -> None:
     kept, dropped = (loader(index, caption_drop=share).step(0).micro[0] for share in (0.0, 1.0))
-    empty, mask = loader(index).prompt("empty", kept.target)
-    same(empty[0], torch.from_numpy(stored(index, "text", None, "empty")))
+    empty = loader(index).prompt("empty", kept.target)
+    same(empty["text"][0], torch.from_numpy(stored(index, "text", None, "empty")))
     for side, other in ((kept.target, dropped.target), (kept.references[0], dropped.references[0])):
-        same(other.text, empty)
-        same(other.text_mask, mask)
+        same(other.text, empty["text"])
+        same(other.text_mask, empty["text_mask"])
         assert not torch.equal(side.text, other.text)
         same(other.video, side.video)
         same(other.first, side.first)
@@ -259,7 +259,7 @@ def test_dropout_takes_the_empty_prompt_on_both_sides_and_changes_nothing_else(i
 
 def test_as_many_captions_are_dropped_as_was_asked_for_and_on_both_sides_or_none(index: Index) -> None:
     made = loader(index, caption_drop=0.25, global_batch=16, micro_batch=16)
-    empty = made.prompt("empty", made.step(0).micro[0].target)[0][0]
+    empty = made.prompt("empty", made.step(0).micro[0].target)["text"][0]
     drops = []
     for number in range(30):
         (micro,) = made.step(number).micro
@@ -311,9 +311,9 @@ def test_a_side_and_prompts_are_to_be_had_for_sampling(index: Index) -> None:
     target = index.samples[0].target
     side = made.side([target, index.samples[1].target])
     assert isinstance(side, Side) and side.clip_ids[0] == target
-    text, mask = made.prompt("negative", side)
-    same(text[1], torch.from_numpy(stored(index, "text", None, "negative")))
-    assert text.shape == side.text.shape and mask.shape == side.text_mask.shape
+    prompt = made.prompt("negative", side)
+    same(prompt["text"][1], torch.from_numpy(stored(index, "text", None, "negative")))
+    assert prompt["text"].shape == side.text.shape and prompt["text_mask"].shape == side.text_mask.shape
     with pytest.raises(CallError, match="clip nobody is in no sample of this run"):
         made.side(["nobody"])
 

@@ -215,7 +215,7 @@ def test_without_a_method_the_loop_equals_diffusers_pipeline(
         negative_prompt_embeds=negative,
         output_type="latent",
     ).frames.transpose(1, 2)
-    got = denoise(None, backbone, target, (), steps=4, guidance=guidance, dynamic=dynamic, seeds=seeds, negative=(negative, None), scheduler=scheduler_from(given))
+    got = denoise(None, backbone, target, (), steps=4, guidance=guidance, dynamic=dynamic, seeds=seeds, negative={"text": negative}, scheduler=scheduler_from(given))
     assert float((got - wanted).abs().max()) == 0.0
     assert float(got.abs().max()) > 0.1 and got.dtype == torch.float32
 
@@ -240,7 +240,7 @@ def test_the_pipeline_as_it_stands_given_the_same_image_makes_the_same_frames(ba
         negative_prompt_embeds=negative,
     ).frames[0]
     scheduler = scheduler_from(backbone.scheduler_config)
-    latents = denoise(None, backbone, target, (), steps=4, guidance=6.0, seeds=[21], negative=(negative, None), scheduler=scheduler)
+    latents = denoise(None, backbone, target, (), steps=4, guidance=6.0, seeds=[21], negative={"text": negative}, scheduler=scheduler)
     frames = Decoder(backbone.facts, CPU).frames(latents)[0]
     wanted = np.stack([np.asarray(each) for each in pictures])
     assert np.array_equal(frames, wanted)
@@ -301,7 +301,7 @@ def test_what_guidance_lacks_is_said_in_one_sentence(backbone: Backbone) -> None
     with pytest.raises(CallError, match="--guidance 6: guidance needs the negative prompt's embedding"):
         denoise(Told(), backbone, side, (side,), guidance=6.0, seeds=[1], negative=None, **given)
     with pytest.raises(CallError, match="--reference-guidance 2: this method was given no reference"):
-        denoise(Told(), backbone, side, (), guidance=6.0, seeds=[1], negative=(side.text, None), reference_guidance=2.0, **given)
+        denoise(Told(), backbone, side, (), guidance=6.0, seeds=[1], negative={"text": side.text}, reference_guidance=2.0, **given)
     with pytest.raises(CallError, match="got 2 seeds for 1 samples"):
         denoise(Told(), backbone, side, (side,), guidance=1.0, seeds=[1, 2], negative=None, **given)
 
@@ -327,7 +327,7 @@ def _one_step(backbone: Backbone, target: Side, reference: Side, negative: Tenso
         steps=1,
         guidance=guidance,
         seeds=[7],
-        negative=None if negative is None else (negative, target.text_mask),
+        negative=None if negative is None else {"text": negative, "text_mask": target.text_mask},
         scheduler=FlowMatchEulerDiscreteScheduler(),
         reference_guidance=reference_guidance,
     )
@@ -346,7 +346,7 @@ def _sampled(module: nn.Module | None, backbone: Backbone, target: Side, referen
     assert target.text is not None
     negative = normal(41, target.text.shape[1:]).expand_as(target.text)
     scheduler = scheduler_from(backbone.scheduler_config)
-    return denoise(module, backbone, target, references, steps=steps, guidance=guidance, seeds=seeds, negative=(negative, None), scheduler=scheduler)
+    return denoise(module, backbone, target, references, steps=steps, guidance=guidance, seeds=seeds, negative={"text": negative}, scheduler=scheduler)
 
 
 def test_a_step_of_vap_is_put_together_from_its_two_predictions(backbone: Backbone, vap: nn.Module) -> None:

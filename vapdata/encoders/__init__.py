@@ -1,6 +1,7 @@
 """Encoders: clips to tensors. Name -> where its class is, so that looking one up imports nothing heavy."""
 
 ENCODERS: dict[str, str] = {
+    "blip2_words": "vapdata.encoders.blip2_words:Blip2Words",
     "clip_mask": "vapdata.encoders.clip_mask:ClipMask",
     "clip_text": "vapdata.encoders.clip_text:ClipText",
     "first_frame": "vapdata.encoders.first_frame:FirstFrame",

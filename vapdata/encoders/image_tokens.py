@@ -14,6 +14,7 @@ from vapdata import device as devices
 from vapdata import weights as stores
 from vapdata.backbones import Backbone, backbone
 from vapdata.clip import Sample, Sampling
+from vapdata.encoders.blip2_words import BLIP2_REPO
 from vapdata.errors import CallError
 from vapdata.step import Cell, Product
 from vapdata.weights import Weight
@@ -22,7 +23,6 @@ Tower = Literal["wan", "blip2", "clip"]
 Geometry = Literal["crop", "stretch"]
 
 _WAN_REPO = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
-_BLIP2_REPO = "Salesforce/blip2-itm-vit-g"
 GEOMETRY: dict[str, Geometry] = {"wan": "crop", "blip2": "stretch", "clip": "stretch"}
 """How each tower's own pipeline makes a square of the frame: diffusers' Wan crops, BLIP-2 and SSG-DiT's API squeeze."""
 PRODUCT = {"wan": "clip-h14", "blip2": "blip2-g14"}
@@ -116,7 +116,7 @@ class ImageTokens:
                 Weight(repo=self.model or clip.repo, subfolder=clip.subfolder, files=files, stem="open_clip_model", bytes=clip.bytes),
             )
         if self.tower == "blip2":
-            repo = self.model or ("tiny-blip2" if tiny else _BLIP2_REPO)
+            repo = self.model or ("tiny-blip2" if tiny else BLIP2_REPO)
             files = ("config.json", "preprocessor_config.json")
             return (Weight(repo=repo, files=files, stem="model", bytes=4_700_000_000),)
         repo = self.model or ("tiny-wan" if tiny else _WAN_REPO)
