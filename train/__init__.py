@@ -1,6 +1,7 @@
 """What is learned from a catalog's tables: control methods, one loop for all of them, backbones with uniform access."""
 
 METHODS = {
+    "fca": "train.fca:Fca",
     "full": "train.full:Full",
     "vap": "train.vap:Vap",
 }

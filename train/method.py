@@ -60,6 +60,8 @@ class AttentionInputs:
     """The query before rotary positions; `query` itself where there are none."""
     video_rows: slice
     """Which of the S rows are the video's."""
+    normed: Float[Tensor, "B S D"] | None = None
+    """The rows that were projected, after norm and modulation; None for HunyuanVideo, which projects video and text apart."""
     carry: tuple[Tensor, ...]
     """Gates and the like that `attention_output` needs again."""
     mask: Bool[Tensor, "B S"] | None = None
@@ -157,11 +159,11 @@ class Backbone(Protocol):
         ...
 
     def attention_output(
-        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B rows D"] | None = None
     ) -> Stream:
         """The stream after the block: output projection, gates, residual, cross-attention where there is one, feed-forward.
 
-        `added` is added to what the output projection makes of the video's rows, before the gate.
+        `added` is added to what the output projection makes of the video's L rows, or of all S, before the gate.
         """
         ...
 

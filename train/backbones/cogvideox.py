@@ -159,16 +159,16 @@ class CogVideoX:
         """[text ; video] after norm1, projection, query and key norms, and rotary positions on the video part."""
         video, text, gate, text_gate = block.norm1(stream.video, stream.text, stream.time)
         attn, states = block.attn1, torch.cat([text, video], dim=1)
-        query, key, value = (_heads(project(states), attn.heads) for project in (attn.to_q, attn.to_k, attn.to_v))
+        query, key, value = (heads_apart(project(states), attn.heads) for project in (attn.to_q, attn.to_k, attn.to_v))
         if attn.norm_q is not None:
             query, key = attn.norm_q(query), attn.norm_k(key)
         unturned, rows = query, text.shape[1]
         if stream.rotary is not None:
-            query, key = (_turned(each, stream.rotary, rows) for each in (query, key))
-        return AttentionInputs(query=query, key=key, value=value, unturned=unturned, video_rows=slice(rows, None), carry=(gate, text_gate))
+            query, key = (turned(each, stream.rotary, rows) for each in (query, key))
+        return AttentionInputs(query=query, key=key, value=value, unturned=unturned, video_rows=slice(rows, None), normed=states, carry=(gate, text_gate))
 
     def attention_output(
-        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B rows D"] | None = None
     ) -> Stream:
         """Output projection, gated residual, norm2, feed-forward over [text ; video], gated residual."""
         gate, text_gate = carry
@@ -176,8 +176,11 @@ class CogVideoX:
         states = attended.transpose(1, 2).flatten(2)
         for layer in block.attn1.to_out:
             states = layer(states)
-        attended_video = states[:, rows:] if added is None else states[:, rows:] + added.to(states.dtype)
-        video, text = stream.video + gate * attended_video, stream.text + text_gate * states[:, :rows]
+        if added is not None and added.shape[1] == states.shape[1]:
+            states = states + added.to(states.dtype)
+        elif added is not None:
+            states = torch.cat([states[:, :rows], states[:, rows:] + added.to(states.dtype)], dim=1)
+        video, text = stream.video + gate * states[:, rows:], stream.text + text_gate * states[:, :rows]
         normed_video, normed_text, gate, text_gate = block.norm2(video, text, stream.time)
         states = block.ff(torch.cat([normed_text, normed_video], dim=1))
         return replace(stream, video=video + gate * states[:, rows:], text=text + text_gate * states[:, :rows])
@@ -247,11 +250,12 @@ def _without_table(patch_embed: nn.Module) -> nn.Module:
     return view
 
 
-def _heads(states: Tensor, count: int) -> Tensor:
+def heads_apart(states: Float[Tensor, "B S D"], count: int) -> Float[Tensor, "B h S d"]:
+    """Rows with their heads apart."""
     return states.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def _turned(states: Tensor, table: tuple[Tensor, Tensor], text_rows: int) -> Tensor:
+def turned(states: Float[Tensor, "B h S d"], table: tuple[Tensor, Tensor], text_rows: int) -> Float[Tensor, "B h S d"]:
     """Rotary positions on the video part; text has none."""
     from diffusers.models.embeddings import apply_rotary_emb
 

@@ -176,7 +176,7 @@ class Hunyuan:
         return AttentionInputs(query=query, key=key, value=value, unturned=unturned, video_rows=video_rows, carry=carry, mask=stream.mask)
 
     def attention_output(
-        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B rows D"] | None = None
     ) -> Stream:
         """The block's rest, and its residuals.
 
@@ -224,10 +224,12 @@ class Hunyuan:
         attended, text = states[:, :tokens], _rows(stream)
         for layer in block.attn.to_out:
             attended = layer(attended)
+        text_attended = block.attn.to_add_out(states[:, tokens:])
         if added is not None:
-            attended = attended + added.to(attended.dtype)
+            attended = attended + added[:, :tokens].to(attended.dtype)
+            text_attended = text_attended + added[:, tokens:].to(attended.dtype) if added.shape[1] > tokens else text_attended
         video = stream.video + self._by_frame(stream, attended, lambda rows, which: rows * gate[which][:, None])
-        text = text + block.attn.to_add_out(states[:, tokens:]) * text_gate[:, None]
+        text = text + text_attended * text_gate[:, None]
         fed = block.ff(self._by_frame(stream, block.norm2(video), lambda rows, which: rows * (1 + scale[which][:, None]) + shift[which][:, None]))
         text_fed = block.ff_context(block.norm2_context(text) * (1 + text_scale[:, None]) + text_shift[:, None])
         video = video + self._by_frame(stream, fed, lambda rows, which: rows * feed_gate[which][:, None])
@@ -247,7 +249,8 @@ class Hunyuan:
         normed, *gates = carry
         made = block.proj_out(torch.cat([states, block.act_mlp(block.proj_mlp(normed))], dim=2))
         if added is not None:
-            made = torch.cat([made[:, :tokens] + added.to(made.dtype), made[:, tokens:]], dim=1)
+            rows = added.shape[1]
+            made = torch.cat([made[:, :rows] + added.to(made.dtype), made[:, rows:]], dim=1)
         made = self._by_frame(stream, made, lambda rows, which: rows * gates[which][:, None])
         joined = made + torch.cat([stream.video, _rows(stream)], dim=1)
         return replace(stream, video=joined[:, :tokens], text=joined[:, tokens:])

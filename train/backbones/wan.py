@@ -163,10 +163,10 @@ class Wan:
         if stream.rotary is not None:
             query, key = _turned(query, stream.rotary), _turned(key, stream.rotary)
         rows = {"query": query, "key": key, "value": value, "unturned": unturned}
-        return AttentionInputs(**{name: each.transpose(1, 2) for name, each in rows.items()}, video_rows=slice(None), carry=tuple(carry))
+        return AttentionInputs(**{name: each.transpose(1, 2) for name, each in rows.items()}, video_rows=slice(None), normed=states, carry=tuple(carry))
 
     def attention_output(
-        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B L D"] | None = None
+        self, block: nn.Module, stream: Stream, attended: Float[Tensor, "B h S d"], carry: tuple[Tensor, ...], *, added: Float[Tensor, "B rows D"] | None = None
     ) -> Stream:
         """Output projection and gated residual, cross-attention to the context and its residual, feed-forward and gated residual."""
         gate, feed_shift, feed_scale, feed_gate = carry

@@ -93,6 +93,34 @@ def test_added_rows_come_in_before_the_gate_beside_the_output_projection(backbon
         assert plain.text is None or torch.equal(same.text, plain.text), "the text's rows are not touched"
 
 
+def test_rows_may_be_added_to_the_text_that_walks_along_too(backbone: Backbone) -> None:
+    """The same in the video's rows; in the text's something where there is text, nothing where rows are zero."""
+    stream = streamed(backbone, a_side(backbone))
+    for number in ends(backbone):
+        block = backbone.blocks[number]
+        inputs = backbone.attention_inputs(block, stream)
+        states, rows = attended(inputs), inputs.query.shape[2]
+        every = torch.zeros(2, rows, stream.video.shape[2])
+        every[:, inputs.video_rows] = normal(7, stream.video.shape)
+        video = backbone.attention_output(block, stream, states, inputs.carry, added=normal(7, stream.video.shape))
+        both = backbone.attention_output(block, stream, states, inputs.carry, added=every)
+        torch.testing.assert_close(both.video, video.video)
+        if stream.text is not None:
+            torch.testing.assert_close(both.text, video.text)
+            spoken = backbone.attention_output(block, stream, states, inputs.carry, added=torch.ones_like(every))
+            assert ((spoken.text - video.text).abs().amax(dim=2) > 1e-4).all()
+
+
+def test_the_rows_that_are_projected_are_given_where_they_lie_together(backbone: Backbone) -> None:
+    stream, block = streamed(backbone, a_side(backbone)), backbone.blocks[0]
+    inputs = backbone.attention_inputs(block, stream)
+    if backbone.facts.family == "hunyuan":
+        assert inputs.normed is None
+        return
+    value = block.get_submodule(backbone.projections(block)[2])(inputs.normed)
+    assert torch.equal(value.unflatten(2, (inputs.value.shape[1], -1)).transpose(1, 2), inputs.value)
+
+
 def test_the_caption_is_given_as_wide_as_the_blocks_with_its_true_rows_and_nothing_of_the_picture(backbone: Backbone) -> None:
     side = a_side(backbone)
     stream = streamed(backbone, side)
