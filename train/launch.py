@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,20 +55,20 @@ def command(method: str) -> click.Command:
     ]
 
     def run(**given: Any) -> None:
-        sys.exit(_guarded(method, given))
+        sys.exit(guarded(lambda: _train(method, given)))
 
     parts = f"run, {method}, optimizer, blocks, evaluation, checkpoints, samples, logging"
     told = f"Trains {method} from a catalog. Every field of a run can be set: --set part.field=value with the parts {parts}."
     return click.Command(f"train.{method}", params=options, callback=run, help=told, context_settings={"max_content_width": 160, "help_option_names": ["-h", "--help"]})
 
 
-def _guarded(method: str, given: dict[str, Any]) -> int:
-    """The exit status; a user's mistake is one sentence, never a traceback."""
+def guarded(call: Callable[[], int]) -> int:
+    """What `call` returns, or the exit status of what it raises: a user's mistake is one sentence, never a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "urllib3", "filelock", "torch.distributed", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return _train(method, given)
+        return call()
     except CallError as error:
         click.echo(f"error: {error}", err=True)
         return 2
@@ -107,7 +108,7 @@ def _begun(method: str, given: dict[str, Any]) -> tuple["Run", str | None]:
     """A new run: its recipe, changed by the call; and the weights that replace the backbone's."""
     from train.recipes import recipe
 
-    backbone = given["backbone"] or _only_backbone(given["catalog"] or CATALOG, method)
+    backbone = given["backbone"] or only_backbone(given["catalog"] or CATALOG, method)
     return _changed(recipe(given["recipe"], method, backbone), given), given["weights"]
 
 
@@ -135,7 +136,7 @@ def _changed(run: "Run", given: dict[str, Any]) -> "Run":
     return dataclasses.replace(run, **changes).changed([*rate, *given["settings"]])
 
 
-def _only_backbone(address: str, method: str) -> str:
+def only_backbone(address: str, method: str) -> str:
     """The backbone of the catalog's video latents, when it is one; of those with the same VAE, the one it was built for."""
     from catalogs.queries import answer
     from catalogs.store import Catalog

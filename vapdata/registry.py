@@ -7,12 +7,13 @@ names imports nothing heavy. Exercised by `pytest tests/vapdata/test_registry.py
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vapdata.errors import CallError
 
 
-def load(registry: Mapping[str, str], name: str, kind: str) -> type:
-    """The class that `registry` holds under `name`; `kind` is the noun for messages, e.g. "source".
+def load(registry: Mapping[str, str], name: str, kind: str) -> Any:
+    """The class (of an ablation table, the table) that `registry` holds under `name`; `kind` is the noun for messages, e.g. "source".
 
     Raises CallError for an unknown name, with the nearest known ones.
     """

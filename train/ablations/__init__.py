@@ -1,0 +1,6 @@
+"""The papers' ablation tables, one file for each method; `python -m train.ablate METHOD` runs them at another scale."""
+
+TABLES = {
+    "fca": "train.ablations.fca:TABLE",
+}
+"""Method name -> where its table lies, a `train.ablations.table.Table`."""
