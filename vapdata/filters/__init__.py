@@ -2,6 +2,7 @@
 
 FILTERS = {
     "brightness": "vapdata.filters.brightness:Brightness",
+    "camera_motion": "vapdata.filters.camera_motion:CameraMotion",
     "clarity": "vapdata.filters.clarity:Clarity",
     "cuts": "vapdata.filters.cuts:Cuts",
     "extent": "vapdata.filters.extent:Extent",

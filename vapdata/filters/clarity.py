@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from vapdata.clip import Clip, Score
 from vapdata.errors import MissingInput
+from vapdata.filters.shrink import grey_at_most
 from vapdata.step import Meter
 
 LONG_SIDE = 320
@@ -52,7 +53,7 @@ class ClarityMeter:
 
     def add(self, frame: UInt8[np.ndarray, "h w 3"], time_s: float) -> None:
         """Takes one frame; its time does not matter."""
-        self._values.append(laplacian_variance(cv2.cvtColor(_at_most(frame, LONG_SIDE), cv2.COLOR_RGB2GRAY)))
+        self._values.append(laplacian_variance(grey_at_most(frame, LONG_SIDE)))
 
     def finish(self) -> list[Score]:
         """The median. Raises MissingInput for a clip without frames."""
@@ -65,12 +66,3 @@ def laplacian_variance(grey: UInt8[np.ndarray, "h w"]) -> float:
     """Variance of I(x+1,y) + I(x-1,y) + I(x,y+1) + I(x,y-1) - 4 I(x,y), borders mirrored; in squared grey levels."""
     _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S, ksize=1))
     return float(deviation[0, 0] ** 2)
-
-
-def _at_most(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "sh sw 3"]:
-    height, width = frame.shape[:2]
-    scale = long_side / max(height, width)
-    if scale >= 1:
-        return frame
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)

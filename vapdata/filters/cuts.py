@@ -12,6 +12,7 @@ from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from vapdata.errors import CallError
+from vapdata.filters.shrink import at_most
 
 WINDOW = 2
 """Frames before and after a frame whose mean change the adaptive detector compares it with."""
@@ -92,7 +93,8 @@ class CutFinder:
         An index comes exactly `delay` calls after that frame went in.
         """
         self._index += 1
-        small = _at_most(image, self._settings.side)
+        # Bilinear: it samples 4 of the pixels that area averaging would add up, in a twentieth of the time (0.01 ms).
+        small = at_most(image, self._settings.side, cv2.INTER_LINEAR)
         self._note(small, time_s)
         timecode = FrameTimecode(self._index, fps=1.0)
         bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
@@ -155,13 +157,3 @@ def _detector(settings: Cuts) -> ContentDetector:
     return _QuickAdaptive(
         adaptive_threshold=settings.ratio, min_scene_len=0, window_width=WINDOW, min_content_val=settings.min_change
     )
-
-
-def _at_most(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "sh sw 3"]:
-    """Bilinear: it samples 4 of the pixels that area averaging would add up, in a twentieth of the time (0.01 ms)."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from vapdata.clip import Clip, Score
 from vapdata.errors import CallError, MissingInput
+from vapdata.filters.shrink import grey_at_most
 from vapdata.step import Meter
 
 DECIMALS = 3
@@ -70,7 +71,7 @@ class MotionMeter:
         """Takes the next frame and its own time; a frame given again (same time) is skipped."""
         if self._last is not None and time_s <= self._last_s:
             return
-        grey = cv2.cvtColor(_at_most(frame, LONG_SIDE), cv2.COLOR_RGB2GRAY)
+        grey = grey_at_most(frame, LONG_SIDE)
         if self._last is not None:
             self._pixels += mean_flow(self._flow, self._last, grey)
             self._seconds += time_s - self._last_s
@@ -97,12 +98,3 @@ def _at_least_dis(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "bh bw"]:
     """DIS needs a few of its patches on each side; smaller pictures are continued at their right and lower borders."""
     height, width = grey.shape
     return cv2.copyMakeBorder(grey, 0, max(0, 32 - height), 0, max(0, 32 - width), cv2.BORDER_REPLICATE)
-
-
-def _at_most(frame: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "sh sw 3"]:
-    height, width = frame.shape[:2]
-    scale = long_side / max(height, width)
-    if scale >= 1:
-        return frame
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
