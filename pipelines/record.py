@@ -120,6 +120,8 @@ def caption_row(clip_id: str, caption: Caption, shard: str) -> dict[str, Any]:
         "prompt_version": caption.author and caption.author.prompt_version,
         "frames_used": caption.frames_used,
         "tokens": caption.tokens,
+        "prompt_tokens": caption.prompt_tokens,
+        "cost": caption.cost,
         "seconds": caption.seconds,
     }
 

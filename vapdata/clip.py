@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 
 from vapdata.errors import CallError
 
-Role = Literal["source", "source_parent", "long", "short", "vap", "neutral", "empty", "negative"]
+Role = Literal["source", "source_parent", "long", "short", "vap", "instruction", "neutral", "empty", "negative"]
 _TO_QUOTE = re.compile(r"[\x00-\x1f\x7f-\x9f%@\udc80-\udcff]")
 SPLITS = (("train", 0.98), ("validation", 0.01), ("test", 0.01))
 
@@ -136,6 +136,10 @@ class Caption:
     """Frames that the model was shown."""
     tokens: int | None = None
     """Tokens of its answer."""
+    prompt_tokens: int | None = None
+    """Tokens that it was asked with, pictures included."""
+    cost: float | None = None
+    """What the answer cost, in the currency of the captioner's prices; None where nothing is charged or no price is known."""
     seconds: float | None = None
     """Time that the answer took; of a batch, its share."""
 

@@ -16,6 +16,7 @@
         ├── WorkerDied         the worker process died on it, twice
         ├── MissingInput       something the step reads is not there for this clip
         └── Transient          server, network or memory trouble: tried again on the next run
+            └── BadAnswer      a model's answer is of no use: a refusal, empty, cut off, a loop
 
 A message has four parts: what, where (file, row or clip, column), got and wanted, what to type.
 Exercised by `pytest tests/vapdata/test_errors.py`.
@@ -94,3 +95,7 @@ class Transient(ClipError):
     """Server, network or memory trouble that may pass."""
 
     permanent: ClassVar[bool] = False
+
+
+class BadAnswer(Transient):
+    """A model answered with what cannot be used: a refusal, nothing, a text that was cut off or goes round in a loop."""

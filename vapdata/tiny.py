@@ -2,8 +2,8 @@
 
 `tiny-cogvideox` holds an open_clip CLIP, an AutoencoderKLCogVideoX, a T5EncoderModel, a tokenizer and, from
 tiny_transformer.py, a transformer and its scheduler, in the hub's folder format, so that everything runs with no network
-and no GPU through the same loading path as real weights. The others are put together from tiny_vae.py, tiny_text.py and
-tiny_transformer.py.
+and no GPU through the same loading path as real weights. The others are put together from tiny_vae.py, tiny_text.py,
+tiny_transformer.py and tiny_qwen.py.
 The weights are random: shapes, dtypes and frame counts are right, but masks and latents mean nothing.
 Exercised by `pytest tests/vapdata/test_tiny.py`.
 """
@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vapdata import tiny_text, tiny_transformer, tiny_vae
+from vapdata import tiny_qwen, tiny_text, tiny_transformer, tiny_vae
 from vapdata.errors import RunError
 from vapdata.tiny_draw import CLIP_MEAN, CLIP_STD, SEED, fill, vocabulary
 
-NAMES = ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan", "tiny-blip2")
+NAMES = ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan", "tiny-blip2", *tiny_qwen.NAMES)
 NOTE = "tiny models have random weights: shapes and speed are real, masks, latents and embeddings mean nothing"
 SCHEME = 1
 """Counted up when the way weights are drawn or files are laid out changes."""
@@ -81,6 +81,8 @@ def folder(name: str) -> Path:
 
 def _settings(name: str) -> list[Any]:
     """What decides the bytes of a tiny model."""
+    if name in tiny_qwen.NAMES:
+        return tiny_qwen.settings(name)
     if name == "tiny-cogvideox":
         return [VAE, TEXT, CLIP, vocabulary(), *tiny_transformer.settings(name)]
     return [tiny_vae.CONFIGS.get(name), *tiny_text.settings(name), *tiny_transformer.settings(name)]
@@ -88,6 +90,8 @@ def _settings(name: str) -> list[Any]:
 
 def _makers(name: str) -> dict[str, Callable[[Path], None]]:
     """Subfolder of a tiny model -> what writes it."""
+    if name in tiny_qwen.NAMES:
+        return tiny_qwen.makers(name)
     if name == "tiny-cogvideox":
         own = {"vae": _save_vae, "text_encoder": _save_text, "tokenizer": _save_tokenizer, "clip": _save_clip}
         return {**own, **tiny_transformer.makers(name)}

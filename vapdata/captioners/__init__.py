@@ -2,5 +2,8 @@
 
 CAPTIONERS = {
     "made": "vapdata.captioners.made:MadeCaption",
+    "openai_api": "vapdata.captioners.openai_api:OpenaiApi",
+    "qwen_vl": "vapdata.captioners.qwen_vl:QwenVl",
     "source": "vapdata.captioners.source:SourceCaption",
+    "vllm": "vapdata.captioners.vllm:Vllm",
 }

@@ -7,22 +7,17 @@ service promises that this gives the same job, and never otherwise. Exercised by
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
-
-import tenacity
 
 from vapdata.conditions.ledger import Entry, Ledger
-from vapdata.conditions.service import Accepted, Order, Service, TurnedAway
+from vapdata.conditions.service import Accepted, Order, Service
 from vapdata.errors import CallError, ClipError, Transient
+from vapdata.servers import Asker, Patience, Stopped, TurnedAway
 
 log = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +51,14 @@ Outcome = Delivered | ClipError | None
 """None: left for another run, since the budget does not allow it or another order's trouble stopped them all."""
 
 
-class _Stopped(TurnedAway):
-    """Nothing was asked, since all orders stop."""
-
-
-class Pace:
-    """At most so many requests per second, all threads together; a service that asks for a rest gets it from all."""
-
-    def __init__(self, requests_per_s: float, sleep: Callable[[float], object]) -> None:
-        self._gap = 1 / requests_per_s
-        self._sleep = sleep
-        self._free_at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Returns when the next request may leave."""
-        with self._lock:
-            now = time.monotonic()
-            leaves_at = max(now, self._free_at)
-            self._free_at = leaves_at + self._gap
-        if leaves_at > now:
-            self._sleep(leaves_at - now)
-
-    def rest(self, seconds: float) -> None:
-        """No request leaves for so long."""
-        with self._lock:
-            self._free_at = max(self._free_at, time.monotonic() + seconds)
-
-
 class Ordering:
     """A service with its ledger. One instance per process; `fulfil` may be called again and again."""
 
     def __init__(self, service: Service, ledger: Ledger, manners: Manners) -> None:
         self.service, self.ledger, self.manners = service, ledger, manners
-        self._stop = threading.Event()
-        self._pace = Pace(manners.requests_per_s, self._stop.wait)
+        told = ("requests_per_s", "attempts", "first_wait_s", "longest_wait_s")
+        self._patiently = Asker(Patience(**{name: getattr(manners, name) for name in told}))
+        self._stop = self._patiently.stop
 
     def fulfil(self, orders: Sequence[Order]) -> Iterator[Outcome]:
         """The outcome of each order, in their order; equal orders are placed once. Stops all of them at the first CallError, and raises it."""
@@ -107,7 +75,7 @@ class Ordering:
     def _guarded(self, order: Order) -> Outcome:
         try:
             return self._one(order)
-        except _Stopped:
+        except Stopped:
             return None
         except ClipError as error:
             return error
@@ -193,33 +161,6 @@ class Ordering:
                 f"Nothing more is ordered, since the budget could not be kept. Set price: {entry.cost:g} in the configuration"
             )
         return entry
-
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
-        """The answer, asked for again after troubles that may pass. Every request goes by the pace."""
-
-        def once() -> Answer:
-            self._pace.wait()
-            if self._stop.is_set():
-                raise _Stopped("stopped with the others; the next run goes on")
-            try:
-                return ask()
-            except TurnedAway as error:
-                if error.after_s is not None and error.after_s <= self.manners.longest_wait_s:
-                    self._pace.rest(error.after_s)
-                raise
-
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._may_ask_again),
-            wait=tenacity.wait_exponential(multiplier=self.manners.first_wait_s, max=self.manners.longest_wait_s) + tenacity.wait_random(0, self.manners.first_wait_s),
-            stop=tenacity.stop_after_attempt(self.manners.attempts),
-            sleep=self._stop.wait,
-            reraise=True,
-        )(once)
-
-    def _may_ask_again(self, error: BaseException) -> bool:
-        if self._stop.is_set() or not isinstance(error, Transient):
-            return False
-        return not (isinstance(error, TurnedAway) and error.after_s is not None and error.after_s > self.manners.longest_wait_s)
 
 
 def _told(order: Order) -> str:

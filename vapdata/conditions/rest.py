@@ -8,11 +8,8 @@ for no other, and over https only (plain http to this machine itself). Exercised
 """
 
 import base64
-import email.utils
 import http.client
-import ipaddress
 import json
-import math
 import os
 import re
 import socket
@@ -25,8 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from vapdata.conditions.service import Accepted, Order, Status, TurnedAway
+from vapdata.conditions.service import Accepted, Order, Status
 from vapdata.errors import CallError, ClipError, Transient
+from vapdata.servers import TurnedAway, amount, may_carry_a_key, retry_after_s
 
 _ANSWER_BYTES = 8 << 20
 _REDIRECTS = 5
@@ -69,7 +67,7 @@ class Endpoints:
 
     def __post_init__(self) -> None:
         for url in (self.submit_url, self.poll_url):
-            if not _may_carry_a_key(url):
+            if not may_carry_a_key(url):
                 raise CallError(f"{url}: a key would travel in the open; wanted an https:// address")
             if "{secret}" in url:
                 raise CallError(f"{url}: a key in an address ends up in logs; put {{secret}} in a header")
@@ -111,7 +109,7 @@ class Rest:
         job = _at(answer, self._said.job)
         if not isinstance(job, str | int) or isinstance(job, bool) or job == "":
             raise Transient(self._clean(f"{url}: the answer has no job id at {self._said.job!r}: {json.dumps(answer)[:300]}"))
-        return Accepted(job=str(job), cost=_amount(_at(answer, self._said.cost)))
+        return Accepted(job=str(job), cost=amount(_at(answer, self._said.cost)))
 
     def poll(self, job: str) -> Status:
         """GETs where the job stands. Raises Transient for a state that the configuration does not name."""
@@ -120,7 +118,7 @@ class Rest:
         state, video = _at(answer, self._said.status), _at(answer, self._said.video)
         told = {name: _text(_at(answer, getattr(self._said, name))) for name in ("license", "terms", "message")}
         told["message"] = told["message"] and self._clean(told["message"])
-        cost = _amount(_at(answer, self._said.cost))
+        cost = amount(_at(answer, self._said.cost))
         if state in self._said.done:
             if not isinstance(video, str) or not video:
                 raise Transient(self._clean(f"{url}: the job is {state}, and its answer has no address at {self._said.video!r}: {json.dumps(answer)[:300]}"))
@@ -214,7 +212,7 @@ class Rest:
             said = ""
         message = self._clean(f"{url}: {error.code} {error.reason}: {' '.join(said.split())[:300]}")
         if error.code == 429:
-            return TurnedAway(message, _seconds(error.headers.get("Retry-After")))
+            return TurnedAway(message, retry_after_s(error.headers.get("Retry-After")))
         if error.code >= 500 or error.code in (408, 409, 425) or (error.code in (404, 410) and not ordering):
             return Transient(message)
         if error.code == 401 or (ordering and error.code in (402, 403, 404, 405)):
@@ -285,39 +283,10 @@ def _at(answer: Any, path: str | None) -> Any:
     return answer
 
 
-def _amount(value: Any) -> float | None:
-    try:
-        amount = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
-    except ValueError:
-        return None
-    return amount if amount is not None and math.isfinite(amount) and amount >= 0 else None
-
-
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) or value is None else json.dumps(value)
-
-
-def _seconds(text: str | None) -> float | None:
-    """`Retry-After`: seconds, or a date."""
-    if text is None:
-        return None
-    seconds = _amount(text)
-    if seconds is not None:
-        return seconds
-    date = email.utils.parsedate_tz(text)
-    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
-
-
-def _may_carry_a_key(url: str) -> bool:
-    parts = urlsplit(url)
-    if parts.scheme == "https":
-        return bool(parts.hostname)
-    try:
-        return parts.scheme == "http" and (parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback)
-    except ValueError:
-        return False

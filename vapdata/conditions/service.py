@@ -10,20 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from vapdata.errors import Transient
-
-
-class TurnedAway(Transient):
-    """The service certainly did not take the order (429, a connection refused): it costs nothing to ask again.
-
-    `after_s` is how long the service asks to be left alone, where it says so. A plain `Transient` of `submit` means that
-    nobody knows whether the order was taken; a ClipError that it never will be; a CallError that no order will.
-    """
-
-    def __init__(self, message: str, after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -78,8 +64,8 @@ class Status:
 class Service(Protocol):
     """A template service. Called from several threads at once.
 
-    Every method raises TurnedAway or Transient for what may pass, ClipError for what concerns this order only and stays,
-    CallError when no order can succeed (a wrong key, a wrong address). Nothing it raises may hold a secret.
+    Every method raises TurnedAway or Transient (vapdata/servers.py) for what may pass, ClipError for what concerns this order only
+    and stays, CallError when no order can succeed (a wrong key, a wrong address). Nothing it raises may hold a secret.
     """
 
     @property
@@ -93,7 +79,10 @@ class Service(Protocol):
         ...
 
     def submit(self, order: Order) -> Accepted:
-        """Places the order. One request: repeating it is the caller's decision."""
+        """Places the order. One request: repeating it is the caller's decision.
+
+        TurnedAway: certainly not taken. A plain Transient: nobody knows whether it was. ClipError: it never will be.
+        """
         ...
 
     def poll(self, job: str) -> Status:
