@@ -89,8 +89,8 @@ class OpenaiApi(AskSettings):
             raise CallError(f"openai_api.url: got an address with a password or a query at {parts.hostname}; keys belong into the environment: openai_api.key_env")
         if not may_carry_a_key(self.url):
             raise CallError(f"openai_api.url: got {self.url!r}; a key would travel in the open. Wanted an https:// address, or http://localhost:PORT/v1")
-        if self.parallel < 1 or self.attempts < 1 or not min(self.requests_per_s, self.timeout_s, self.longest_wait_s) > 0 or not self.first_wait_s >= 0:
-            told = ("parallel", "attempts", "requests_per_s", "timeout_s", "longest_wait_s", "first_wait_s")
+        told = ("parallel", "attempts", "requests_per_s", "timeout_s", "first_wait_s", "longest_wait_s")
+        if not all(getattr(self, name) > 0 for name in told):
             raise CallError(f"openai_api: got {', '.join(f'{name}={getattr(self, name)}' for name in told)}; wanted numbers over 0")
         if not self.model:
             raise CallError("openai_api.model: got none, wanted the name that the server knows the model by")
