@@ -6,7 +6,7 @@ Exercised by `pytest tests/catalogs/test_verify.py`.
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -35,9 +35,10 @@ REFERENCES = (
 Check = Callable[[Catalog, duckdb.DuckDBPyConnection], Iterator[Finding]]
 
 
-def verify(catalog: Catalog, checks: Collection[str] | None = None) -> list[Finding]:
+def verify(catalog: Catalog, checks: Collection[str] | None = None, handed: Sequence[Check] = ()) -> list[Finding]:
     """Everything that is wrong with a catalog; empty when nothing is. `checks` picks some of CHECKS.
 
+    `handed` are further checks of the caller's, who has the models that they need (see catalogs/verify_captions.py).
     Reads every tensor file once. Changes nothing and needs no lock. Raises CallError for a check that does not exist.
     """
     unknown = set(checks or ()) - set(CHECKS)
@@ -50,6 +51,8 @@ def verify(catalog: Catalog, checks: Collection[str] | None = None) -> list[Find
     with contextlib.closing(connect(catalog)) as connection:
         for name in wanted:
             found += _shortened(list(CHECKS[name](catalog, connection)))
+        for check in handed:
+            found += _shortened(list(check(catalog, connection)))
     return found
 
 

@@ -79,7 +79,7 @@ class OpenaiApi(AskSettings):
     """Of a million tokens that it is asked with."""
     price_out: float | None = None
     """Of a million tokens that it answers."""
-    batch: int = 64
+    batch: int = 32
     """Clips that are handed over at once: several times `parallel`, so that few requests wait for the slowest of a batch."""
 
     def __post_init__(self) -> None:
