@@ -94,7 +94,7 @@ def shown(table: Table, lines: Sequence[Line], base: "Run") -> str:
     heads = ["row", *(f"paper: {name}" for name in table.columns), *(f"here: {name}" for name in OURS), "note"]
     rows = [[line.row.name, *(_cell(line.row.paper.get(name, "")) for name in table.columns), *_cells(line), line.row.note] for line in lines]
     widths = [max(len(each[place]) for each in (heads, *rows)) for place in range(len(heads))]
-    text = [" | ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True)).rstrip() for each in (heads, ["-" * width for width in widths], *rows)]
+    text = [" | ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True)) for each in (heads, ["-" * width for width in widths], *rows)]
     return "\n".join(
         [
             f"{table.title}.",

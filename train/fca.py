@@ -23,7 +23,7 @@ from train.expert import corrections, low_rank_view, zero_linear
 from train.frame_text import FrameNorm, FrameText, Refinement, Sizes, blip2_widths
 from train.method import AttentionInputs, Backbone, Stream, WrapBlock, attention, run_block
 from train.objective import normal, seed_of
-from train.parallel import ParallelAttention, frame_mask
+from train.parallel_attention import ParallelAttention, frame_mask
 from vapdata import backbones
 from vapdata.errors import CallError
 from vapdata.registry import did_you_mean
