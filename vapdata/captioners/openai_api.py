@@ -126,19 +126,24 @@ class ApiEngine:
         # To this machine itself nothing goes through a proxy: the key would travel to it in the open.
         self._client = httpx2.Client(timeout=spec.timeout_s, follow_redirects=False, trust_env=not is_loopback(spec.url))
         self._lock = threading.Lock()
+        self._wrong: CallError | None = None
+        """What no question can get past: raised again for those of the next shard, which are not to blame."""
         self.requests = 0
         self.tokens = {"prompt_tokens": 0, "completion_tokens": 0}
         """Over everything that was answered, failures included: this is what is paid."""
 
     def answer(self, questions: Sequence[Question]) -> Answers:
         """Answers as they arrive, each under the id of the question that its own request carried."""
+        if self._wrong is not None:
+            raise self._wrong
         said: dict[str, Answer | ClipError] = {}
         with ThreadPoolExecutor(self.spec.parallel, thread_name_prefix="openai_api") as pool:
             futures = {pool.submit(self._guarded, question): question.id for question in questions}
             try:
                 for future in as_completed(futures):
                     said[futures[future]] = future.result()
-            except BaseException:
+            except BaseException as error:
+                self._wrong = error if isinstance(error, CallError) else None
                 self._asker.stop.set()
                 raise
         return said

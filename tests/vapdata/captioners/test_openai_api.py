@@ -152,10 +152,16 @@ def test_a_server_that_is_not_there_is_a_failure_that_may_pass(monkeypatch: pyte
 )
 def test_what_no_clip_can_mend_stops_everything(server: BadChat, mood: str, told: str) -> None:
     server.always = mood
+    opened = OpenaiApi(url=server.url, parallel=2, **QUICK).open()
     with pytest.raises(CallError, match=told) as caught:
-        _described(server, [sample(number, frames=2) for number in range(40)], parallel=2)
+        opened.describe([sample(number, frames=2) for number in range(40)])
     assert KEY not in repr(caught.value)
-    assert sum(server.moods.values()) <= 4
+    asked = sum(server.moods.values())
+    assert asked <= 4
+    with pytest.raises(CallError, match=told):
+        opened.describe([sample(1)])
+    assert sum(server.moods.values()) == asked, "the next clips are not asked about, and do not fail either"
+    opened.close()
 
 
 def test_the_key_stands_in_no_log_message_setting_or_pickle(server: BadChat, caplog: pytest.LogCaptureFixture) -> None:
