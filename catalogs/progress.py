@@ -4,7 +4,8 @@ Exercised by `pytest tests/catalogs/test_progress.py`.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ MAX_ATTEMPTS = 3
 """A transient failure is tried again until it was tried this often."""
 
 PRODUCT_TABLES = ("masks", "latents", "texts", "features", "frames")
+OF_EVERY_CLIP = ("thumb", "embedding-", "fingerprint-")
+"""How products begin that belong to every clip, whatever the predicate says."""
 
 _FINAL = f"(permanent or attempts >= {MAX_ATTEMPTS})"
 
@@ -142,15 +145,15 @@ def _captions(connection: duckdb.DuckDBPyConnection) -> Iterator[Stage]:
 
 
 def _products(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> Iterator[Stage]:
-    claimed = catalog.products()
+    claimed, newest = catalog.products(), _newest_recipe(connection)
     for table in PRODUCT_TABLES:
         rows = connection.execute(f"select distinct product from {table} where clip_id is not null").fetchall()
         for (product,) in sorted(rows):
-            yield _product(connection, table, product, claimed.get(product) or product, catalog.settings(product) or {})
+            yield _product(connection, table, product, claimed.get(product) or product, [catalog.settings(product) or {}, newest])
 
 
-def _product(connection: duckdb.DuckDBPyConnection, table: str, product: str, step: str, settings: Mapping[str, Any]) -> Stage:
-    rejects = ["false", *_too_short(settings), *(["not captioned"] if table == "masks" else [])]
+def _product(connection: duckdb.DuckDBPyConnection, table: str, product: str, step: str, settings: Sequence[Mapping[str, Any]]) -> Stage:
+    rejects = ["false", *(reject for each in settings for reject in _too_short(each)), *(["not captioned"] if table == "masks" else [])]
     texts = any(column.name == "text_sha256" for column in TABLES[table].columns)
     fresh = f"from {table} as made where product = {literal(product)}"
     if texts:
@@ -158,8 +161,7 @@ def _product(connection: duckdb.DuckDBPyConnection, table: str, product: str, st
             f"from {table} as made left join captions on captions.clip_id = made.clip_id and captions.captioner = made.captioner and captions.role = made.role "
             f"where product = {literal(product)} and (captions.text_sha256 is null or made.text_sha256 is not distinct from captions.text_sha256)"
         )
-    # A thumbnail belongs to every clip, whatever the predicate says.
-    planned_of = "(select clip_id, end_s - start_s as seconds, true as captioned from clips)" if product == "thumb" else "chosen"
+    planned_of = "(select clip_id, end_s - start_s as seconds, true as captioned from clips)" if product.startswith(OF_EVERY_CLIP) else "chosen"
     planned, done, failed, rejected = _row(
         connection,
         f"select count(*), count(*) filter (made), count(*) filter (not made and broken), count(*) filter (not made and not broken and refused) from ("
@@ -170,9 +172,18 @@ def _product(connection: duckdb.DuckDBPyConnection, table: str, product: str, st
     return Stage(name=product, kind="encode", planned=planned, done=done, failed=failed, rejected=rejected, to_do=planned - done - failed - rejected)
 
 
+def _newest_recipe(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """The newest build's recipe: what it samples decides for all its products. Empty when no run tells."""
+    row = _row(connection, "select recipe from runs where recipe like '%\"sampling\"%' order by \"commit\" desc, created_at desc limit 1")
+    return dict(json.loads(row[0])) if row else {}
+
+
 def _too_short(settings: Mapping[str, Any]) -> list[str]:
-    """The condition under which a clip is too short for a product's sampling, when its settings tell."""
+    """The condition under which a clip is too short for a product's sampling or a recipe's, when it tells."""
     for value in (settings, *settings.values()):
-        if isinstance(value, Mapping) and {"frames", "fps"} <= set(value) and value.get("short", "reject") == "reject":
-            return [f"seconds <= {(float(value['frames']) - 1) / float(value['fps'])!r} - 1e-6"]
+        if not isinstance(value, Mapping) or value.get("short", "reject") != "reject":
+            continue
+        frames, fps = value.get("pixel_frames", value.get("frames")), value.get("fps")
+        if frames is not None and fps:
+            return [f"seconds <= {(float(frames) - 1) / float(fps)!r} - 1e-6"]
     return []

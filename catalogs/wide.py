@@ -57,7 +57,8 @@ def failures_sql(products: Mapping[str, str | None]) -> str:
         "select video_id, null as clip_id, 'scan' as step, commit from clips where video_id in (select video_id from all_failures)",
         "select video_id, clip_id, 'scan' as step, commit from clips where clip_id in (select clip_id from all_failures)",
         "select null, clip_id, filter, commit from scores where clip_id in (select clip_id from all_failures)",
-        "select null, clip_id, regexp_extract(scores.by, '^\\w+'), commit from scores where clip_id in (select clip_id from all_failures)",
+        "select null, clip_id, lower(regexp_replace(regexp_extract(scores.by, '^\\w+'), '([a-z0-9])([A-Z])', '\\1_\\2', 'g')), commit from scores "
+        "where clip_id in (select clip_id from all_failures)",  # a class's name in snake case is its plug-in's
         "select null, clip_id, captioner, commit from captions where clip_id in (select clip_id from all_failures)",
         *(
             f"select null, clip_id, makers.step, commit from {table} join makers using (product) where clip_id in (select clip_id from all_failures)"

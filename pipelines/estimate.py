@@ -124,7 +124,7 @@ def estimate(request: Request) -> Estimate:
     listing = listing_of(request.source)
     videos = _first(listing, request.limit)
     fresh, scan, encode = _left(request, videos, where if not predicate.catalog_wide else None)
-    missing = weights.missing([weight for encoder in request.recipe.encoders for weight in encoder.weights()])
+    missing = weights.missing(request.recipe.weights())
     size = tensor_bytes(request.recipe)
     measured = _measured(request, [video["video_id"] for video in videos], measure_encoding=not missing)
     return Estimate(
@@ -200,7 +200,7 @@ def _left(request: Request, videos: Sequence[dict[str, Any]], where: str | None)
 def _measured(request: Request, names: Sequence[str], *, measure_encoding: bool) -> dict[str, Any]:
     """Builds the sample into a folder that is thrown away: counts, busy seconds, bytes."""
     chosen = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())[:SAMPLE]
-    recipe = request.recipe if measure_encoding else dataclasses.replace(request.recipe, encode=())
+    recipe = request.recipe if measure_encoding else dataclasses.replace(request.recipe, score=(), caption=(), encode=())
     busy: dict[str, float] = defaultdict(float)
     if not chosen:
         return {"sampled": 0, "clips": 0, "kept": 0, "failed": 0, "scan_s": 0.0, "encode_s": {}, "product_bytes": {}}

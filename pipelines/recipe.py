@@ -1,4 +1,4 @@
-"""What a recipe is: which filters score, which predicate selects, whose captions count, which encoders run at which grid.
+"""What a recipe is: which filters and models score, which predicate selects, whose captions count, which encoders run at which grid.
 
 Named recipes and those of one's own are looked up in `pipelines/recipes.py`. Exercised by
 `pytest tests/pipelines/test_recipes.py`.
@@ -18,7 +18,7 @@ from vapdata.filters.cuts import Cuts
 from vapdata.filters.extent import Extent
 from vapdata.filters.motion import Motion
 from vapdata.registry import did_you_mean
-from vapdata.step import Captioner, Encoder, Filter, Product, problems, step_name
+from vapdata.step import Captioner, Describer, Encoder, Filter, Judge, Product, kind_of, problems, step_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,25 @@ class EncodeStage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookStage:
+    """Steps that are shown a few frames of each clip: they share one decode and one pool of workers."""
+
+    name: str
+    steps: tuple[Judge | Describer, ...]
+    cpus: float = 1.0
+    """CPUs per worker; scaled down on a machine with fewer CPUs than stages."""
+    gpus: float = 0.0
+    """GPUs per worker where the cluster has any."""
+    threads: int = 1
+    """Threads of one worker's arithmetic."""
+
+    @property
+    def batch(self) -> int:
+        """Clips that are held at once."""
+        return max(step.batch for step in self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One complete run over a source."""
 
@@ -53,14 +72,18 @@ class Recipe:
     cuts: Cuts = Cuts()
     scan: tuple[Filter, ...] = (Motion(), Clarity(), Brightness(), Extent())
     captions: tuple[Captioner, ...] = (SourceCaption(),)
+    score: tuple[LookStage, ...] = ()
+    """Models that score every clip, before the predicate is asked."""
     use_captions: tuple[tuple[str, str], ...] = (("source", "source"),)
     """(captioner, role) in order of preference; the first that a clip has is the text that is encoded."""
     where: str = "true"
     """Which clips are encoded: SQL over `clips_wide`."""
+    caption: tuple[LookStage, ...] = ()
+    """Models that describe the clips that are selected, before these are encoded."""
     encode: tuple[EncodeStage, ...] = ()
 
     def __post_init__(self) -> None:
-        found = problems(self.scan, self.encoders)
+        found = problems((*self.scan, *self.judges), self.encoders)
         if found:
             raise CallError(f"recipe {self.name} does not fit together: {'; '.join(found)}")
 
@@ -69,18 +92,32 @@ class Recipe:
         """Every encoder, in order."""
         return tuple(encoder for stage in self.encode for encoder in stage.encoders)
 
+    @property
+    def lookers(self) -> tuple[Judge | Describer, ...]:
+        """Every step that is shown a few frames, in order."""
+        return tuple(step for stage in (*self.score, *self.caption) for step in stage.steps)
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """Those of them that score."""
+        return tuple(step for step in self.lookers if kind_of(step) == "judge")
+
+    def weights(self) -> list[Any]:
+        """The weight files that its steps need."""
+        return [weight for step in (*self.lookers, *self.encoders) for weight in step.weights()]
+
     def products(self) -> tuple[Product, ...]:
-        """Everything this recipe writes besides tables and thumbnails."""
+        """What its encoders write."""
         return tuple(product for encoder in self.encoders for product in encoder.products())
 
     def score_kinds(self) -> dict[str, str]:
-        """Names of the scores that the scan writes: `value` or `label`."""
-        return {name: kind for step in self.scan for name, kind in step.writes().items()}
+        """Names of the scores that its steps write: `value` or `label`."""
+        return {name: kind for step in (*self.scan, *self.judges) for name, kind in step.writes().items()}
 
     def steps(self) -> dict[str, Any]:
         """The steps that `--set step.field=value` may speak of, by name; a name without variant is of every encoder that has it."""
-        named = {step.name: step for step in (*self.scan, *self.captions, *self.encoders)}
-        return {"cuts": self.cuts, "sampling": self.sampling, "recipe": self, **named, **{step_name(each): each for each in self.encoders}}
+        named = {step.name: step for step in (*self.scan, *self.captions, *self.lookers, *self.encoders)}
+        return {"cuts": self.cuts, "sampling": self.sampling, "recipe": self, **named, **{step_name(each): each for each in (*self.lookers, *self.encoders)}}
 
     def describe(self) -> dict[str, Any]:
         """The recipe as JSON-able data, for the `runs` table."""
@@ -115,6 +152,8 @@ def _with_setting(made: Recipe, step: str, field: str, value: Any) -> Recipe:
         cuts=dataclasses.replace(made.cuts, **{field: value}) if step == "cuts" else made.cuts,
         scan=tuple(changed(each) for each in made.scan),
         captions=tuple(changed(each) for each in made.captions),
+        score=tuple(dataclasses.replace(stage, steps=tuple(changed(each) for each in stage.steps)) for stage in made.score),
+        caption=tuple(dataclasses.replace(stage, steps=tuple(changed(each) for each in stage.steps)) for stage in made.caption),
         encode=_swap_in_stages(made.encode, changed),
     )
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 from pipelines import backbone_recipes, dataset_recipes
-from pipelines.recipe import EncodeStage, Recipe, with_settings
+from pipelines.recipe import EncodeStage, LookStage, Recipe, with_settings
 from vapdata.errors import CallError
 from vapdata.registry import did_you_mean
 
-__all__ = ["RECIPES", "EncodeStage", "Recipe", "own_modules", "recipe", "with_settings"]
+__all__ = ["RECIPES", "EncodeStage", "LookStage", "Recipe", "own_modules", "recipe", "with_settings"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": backbone_recipes.tiny,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.work import ShardWork, Todo
-from vapdata.clip import Caption, Clip, Made, Video
+from vapdata.clip import Caption, Clip, Made, Score, Video
 from vapdata.errors import ClipError
 from vapdata.step import Cell, Product
 
@@ -25,12 +25,16 @@ class Record:
     """Gathered so far, by table."""
     fresh: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `clips` that this run scanned, each with the `uri` and `folder_fps` of its video: still to be selected from."""
+    chosen: list[dict[str, Any]] = field(default_factory=list)
+    """Those of them that were selected, until the first encode stage takes them."""
     todo: list[Todo] = field(default_factory=list)
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Stage -> when it began and ended on this shard, seconds since the epoch."""
     peak_bytes: int = 0
     stopped: str | None = None
     """Why the shard could not go on; it is left for the next run."""
+    refused: str | None = None
+    """Why no clip at all can succeed (a wrong key or address), as the user has to mend it: the run stops."""
     fatal: bool = False
     """True when no other shard can do better (a full disk): the run stops."""
 
@@ -124,6 +128,12 @@ def caption_row(clip_id: str, caption: Caption, shard: str) -> dict[str, Any]:
         "cost": caption.cost,
         "seconds": caption.seconds,
     }
+
+
+def score_row(clip_id: str, score: Score, shard: str, by: str, caption: Caption | None = None) -> dict[str, Any]:
+    """`score` as a row of `scores`; `caption` is the text that went in, if any."""
+    told = {"clip_id": clip_id, "shard": shard, "filter": score.filter, "value": score.value, "label": score.label, "by": by}
+    return told if caption is None else {**told, "text_sha256": caption.text_sha256}
 
 
 def tensor_row(cell: Cell, product: Product, *, untold: Caption, settings_sha256: str, shard: str, file: str, row_group: int) -> dict[str, Any]:

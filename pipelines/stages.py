@@ -21,11 +21,11 @@ from catalogs.store import Catalog, settings_sha256
 from catalogs.tables import TABLES
 from catalogs.tensors import pack
 from pipelines.recipes import EncodeStage, Recipe
-from pipelines.record import Record, caption_row, clip_row, tensor_row, video_of
+from pipelines.record import Record, caption_row, clip_row, score_row, tensor_row, video_of
 from pipelines.work import CONSTANTS, Todo, choose_caption, needs, selected_now
 from vapdata.clip import Caption, Clip, Sample, Score, Video, path_under
 from vapdata.decoder import Decoder
-from vapdata.errors import ClipError, WorkerDied
+from vapdata.errors import CallError, ClipError, WorkerDied
 from vapdata.scan import SCAN_FIT, Scanner, source_scores
 from vapdata.step import Cell, Encoder, OpenEncoder, Product, step_name
 
@@ -154,6 +154,7 @@ class Worker:
             except Exception as error:  # an unexpected exception ends no build: the shard is reported and left
                 log.exception("shard %s stopped in %s", record.shard, self.name)
                 record.stopped = f"{self.name}: {type(error).__name__}: {error}"
+                record.refused = str(error) if isinstance(error, CallError) else None
                 cause = error if isinstance(error, OSError) else error.__cause__
                 record.fatal = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         record.spans[self.name] = (began, time.time())
@@ -178,6 +179,16 @@ class Worker:
         yield deaths
         if deaths < MAX_DEATHS:  # what is given up keeps its note: a retry of the shard must not try it again
             self.catalog.clear(record.shard, self.name, item)
+
+    def select(self, record: Record) -> None:
+        """Moves what this run scanned and the predicate selects from `fresh` to `chosen`; once per record, by whichever stage comes first."""
+        fresh, record.fresh = record.fresh, []
+        if not fresh or not self.job.select:
+            return
+        scores = pa.Table.from_pylist([{"commit": 0, **row} for row in record.rows["scores"]], schema=TABLES["scores"].schema)
+        clips = [{"commit": 0, **clip} for clip in fresh]
+        chosen = selected_now(self.job.recipe, self.job.where, clips, scores, self.job.score_kinds, TABLES["clips"].schema)
+        record.chosen += [clip for clip in fresh if clip["clip_id"] in chosen]
 
     def store(self, record: Record, product: Product, cells: Sequence[Cell]) -> None:
         """Writes the cells into one tensor file and adds their rows."""
@@ -222,12 +233,12 @@ class _OpenScan(Worker):
             frames = self.decoder.frames(path, SCAN_FIT, video.start_s or 0.0, video.end_s, folder_fps=video.folder_fps)
             found = self.scanner.scan(frames, probe, video)
         except Exception as error:  # noqa: BLE001 - one video's trouble, whatever it is, is its own row
-            record.fail("scan", _named(error, video.uri), video_id=video.video_id, clip_id=None)
+            record.fail("scan", named(error, video.uri), video_id=video.video_id, clip_id=None)
             return []
         if found.failure is not None:
-            record.fail("scan", _named(found.failure, video.uri), video_id=video.video_id, clip_id=None)
+            record.fail("scan", named(found.failure, video.uri), video_id=video.video_id, clip_id=None)
         for clip_id, step, error in found.clip_failures:
-            record.fail(step, _named(error, video.uri), video_id=video.video_id, clip_id=clip_id)
+            record.fail(step, named(error, video.uri), video_id=video.video_id, clip_id=clip_id)
         for clip in found.clips:
             self._gather(record, video, clip, found.scores.get(clip.clip_id, []))
         return [_thumb(clip_id, data) for clip_id, data in found.thumbs.items()]
@@ -238,7 +249,7 @@ class _OpenScan(Worker):
         record.fresh.append({**row, "uri": video.uri, "folder_fps": video.folder_fps})
         by = {name: repr(step) for step in self.filters for name in step.writes()}
         own = source_scores(video) if clip.whole else []  # the dataset's numbers speak of the whole video
-        record.rows["scores"] += [_score_row(clip.clip_id, record.shard, each, by.get(each.filter, video.dataset)) for each in (*scores, *own)]
+        record.rows["scores"] += [score_row(clip.clip_id, each, record.shard, by.get(each.filter, video.dataset)) for each in (*scores, *own)]
         for caption_of in self.captioners:
             record.rows["captions"] += [caption_row(clip.clip_id, caption, record.shard) for caption in caption_of(video, clip)]
 
@@ -257,7 +268,7 @@ class _OpenEncode(Worker):
         self.own = {product.name for encoder, _ in self.encoders for product in encoder.products()}
 
     def work(self, record: Record, tick: Tick) -> None:
-        self._select(record)
+        self._take(record)
         cells: dict[str, list[Cell]] = {name: [] for name in sorted(self.own)}
         todo = sorted((each for each in record.todo if self.own & set(each.products)), key=lambda each: each.clip["clip_id"])
         for start in range(0, len(todo), self.batch):
@@ -271,24 +282,18 @@ class _OpenEncode(Worker):
             for product in encoder.products():
                 self.store(record, product, cells[product.name])
 
-    def _select(self, record: Record) -> None:
-        """Turns what this run scanned into what it encodes; once per record, by whichever stage comes first."""
+    def _take(self, record: Record) -> None:
+        """Turns what was selected into what is encoded; once per record, by whichever encode stage comes first."""
         record.todo += record.work.todo
         record.work.todo = []
-        fresh, record.fresh = record.fresh, []
-        if not fresh or not self.job.select:
-            return
-        schema = TABLES["scores"].schema
-        scores = pa.Table.from_pylist([{"commit": 0, **row} for row in record.rows["scores"]], schema=schema)
-        clips = [{"commit": 0, **clip} for clip in fresh]
-        chosen = selected_now(self.recipe, self.job.where, clips, scores, self.job.score_kinds, TABLES["clips"].schema)
+        self.select(record)
+        chosen, record.chosen = record.chosen, []
         captions: dict[str, list[Caption]] = {}
         for row in record.rows["captions"]:
             captions.setdefault(row["clip_id"], []).append(Caption(text=row["text"], captioner=row["captioner"], role=row["role"]))
-        for clip in fresh:
-            if clip["clip_id"] in chosen:
-                caption = choose_caption(self.recipe, captions.get(clip["clip_id"], []))
-                record.todo.append(Todo(clip=clip, products=needs(self.recipe, caption), caption=caption))
+        for clip in chosen:
+            caption = choose_caption(self.recipe, captions.get(clip["clip_id"], []))
+            record.todo.append(Todo(clip=clip, products=needs(self.recipe, caption), caption=caption))
 
     def _batch(self, record: Record, todo: Sequence[Todo], cells: dict[str, list[Cell]], tick: Tick) -> None:
         samples: list[tuple[Todo, Sample]] = []
@@ -332,7 +337,7 @@ class _OpenEncode(Worker):
             mine = [(each, sample) for each, sample in samples if _wanted(encoder, each)]
             for (each, _), made in zip(mine, self._run(opened, [sample for _, sample in mine]), strict=True):
                 if isinstance(made, Exception):
-                    record.fail(step_name(encoder), _named(made, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
+                    record.fail(step_name(encoder), named(made, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
                     failed.add(each.clip["clip_id"])
                     continue
                 for cell in made:
@@ -354,7 +359,7 @@ class _OpenEncode(Worker):
     def _fail(self, record: Record, each: Todo, error: Exception) -> None:
         for encoder, _ in self.encoders:
             if _wanted(encoder, each):
-                record.fail(step_name(encoder), _named(error, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
+                record.fail(step_name(encoder), named(error, each.clip["uri"]), video_id=each.clip["video_id"], clip_id=each.clip["clip_id"])
 
 
 def _wanted(encoder: Encoder, each: Todo) -> bool:
@@ -366,15 +371,11 @@ def died(uri: str, step: str, deaths: int) -> WorkerDied:
     return WorkerDied(f"{uri}: took its worker process down {deaths} times in {step}; look at the file, then try again with: vapdata retry")
 
 
-def _named(error: Exception, uri: str) -> Exception:
+def named(error: Exception, uri: str) -> Exception:
     """`error` itself when its message names the file, else the same class with the file in front."""
     if uri in str(error) or not isinstance(error, ClipError):
         return error
     return type(error)(f"{uri}: {error}")
-
-
-def _score_row(clip_id: str, shard: str, score: Score, by: str) -> dict[str, Any]:
-    return {"clip_id": clip_id, "shard": shard, "filter": score.filter, "value": score.value, "label": score.label, "by": by}
 
 
 def _thumb(clip_id: str, data: bytes) -> Cell:

@@ -143,12 +143,12 @@ def _make(catalog: Catalog, provider: Any, request: Request, allowed: Sequence[s
     """Renders and builds what a provider makes; `allowed` clips may be sources."""
     from pipelines.render import Rendering, make  # decoders and OpenCV: finding members needs neither
 
-    named = recipe(request.recipe or _newest_recipe(catalog))
+    named = recipe(request.recipe or newest_recipe(catalog))
     roots = {"address": request.address, "command": request.command, "roots": request.roots}
     return make(Rendering(catalog=request.catalog, provider=provider, recipe=named, allowed=allowed, **roots), show, runner)
 
 
-def _newest_recipe(catalog: Catalog) -> str:
+def newest_recipe(catalog: Catalog) -> str:
     """Name of the recipe that the catalog was last built with. Raises CallError when it is none that has a name."""
     runs = sorted(catalog.read("runs", ["recipe", "created_at"]).to_pylist(), key=lambda row: row["created_at"], reverse=True)
     names = [described["name"] for row in runs if "backbone" in (described := json.loads(row["recipe"] or "{}"))]

@@ -35,6 +35,16 @@ class Todo:
 
 
 @dataclass(kw_only=True)
+class Looked:
+    """One clip, the steps that still have to look at it, and its text."""
+
+    clip: dict[str, Any]
+    """As in `Todo`."""
+    steps: tuple[str, ...]
+    caption: Caption | None
+
+
+@dataclass(kw_only=True)
 class ShardWork:
     """What one shard still needs. A record starts from this and gathers rows."""
 
@@ -43,6 +53,8 @@ class ShardWork:
     """Rows of `videos` to scan."""
     todo: list[Todo] = field(default_factory=list)
     """Clips scanned earlier that still need products."""
+    looks: list[Looked] = field(default_factory=list)
+    """Clips scanned earlier that steps of this run still have to look at."""
     constants: tuple[str, ...] = ()
     """Products whose rows without clip are still to be written."""
 
@@ -52,11 +64,8 @@ def shards_with_work(con: Any, dataset: str, recipe: Recipe, where: str, kinds: 
 
     `kinds` are the scores that `where` may speak of, whether or not any clip has them yet.
     """
-    _create_selectable(con, kinds)
-    con.execute("create or replace temp table only_videos (video_id varchar)")
-    if only is not None:
-        con.executemany("insert into only_videos values (?)", [[video] for video in only]) if only else None
-    restrict = "true" if only is None else "v.video_id in (from only_videos)"
+    create_selectable(con, kinds)
+    restrict = restricted(con, only)
     works: dict[str, ShardWork] = {}
     for row in _videos_to_scan(con, dataset, restrict):
         works.setdefault(row["shard"], ShardWork(shard=row["shard"])).videos.append(row)
@@ -103,9 +112,17 @@ def by_kind(kinds: Mapping[str, str]) -> tuple[list[str], list[str]]:
     return [name for name, kind in kinds.items() if kind == "value"], [name for name, kind in kinds.items() if kind == "label"]
 
 
-def _create_selectable(con: Any, kinds: Mapping[str, str]) -> None:
+def create_selectable(con: Any, kinds: Mapping[str, str]) -> None:
     """`clips_wide` with a column for every score of `kinds`, those that no clip has yet included."""
     con.execute(f"create or replace temp view selectable as {wide_sql(*by_kind(kinds))}")
+
+
+def restricted(con: Any, only: Sequence[str] | None) -> str:
+    """The condition on `videos` v that leaves those of these ids; None leaves all."""
+    con.execute("create or replace temp table only_videos (video_id varchar)")
+    if only:
+        con.executemany("insert into only_videos values (?)", [[video] for video in only])
+    return "true" if only is None else "v.video_id in (from only_videos)"
 
 
 def _skips_without_caption(product: Product) -> bool:
@@ -135,11 +152,11 @@ def _videos_to_scan(con: Any, dataset: str, restrict: str) -> list[dict[str, Any
 def _clips_to_encode(con: Any, dataset: str, recipe: Recipe, where: str, restrict: str) -> list[tuple[str, Todo]]:
     if not recipe.products():
         return []
-    _register_preferences(con, recipe)
+    register_preferences(con, recipe)
     rows = (
         con.sql(
             f"""
-            with {_wanted_sql(recipe, where)}, missing as ({_all_missing_sql(recipe)})
+            with {wanted_sql(recipe, where)}, missing as ({_all_missing_sql(recipe)})
             select c.* exclude (run_id, commit, created_at), v.uri, v.folder_fps, list(m.product order by m.product) as products,
                    any_value(w.text) as text, any_value(w.captioner) as captioner, any_value(w.role) as role
             from missing m join wanted w using (clip_id) join clips c using (clip_id) join videos v using (video_id)
@@ -159,12 +176,12 @@ def clip_counts(con: Any, dataset: str, recipe: Recipe, where: str, kinds: Mappi
 
     `without_caption` counts selected clips that have no text.
     """
-    _create_selectable(con, kinds)
-    _register_preferences(con, recipe)
+    create_selectable(con, kinds)
+    register_preferences(con, recipe)
     steps = ", ".join(_literal(step_name(encoder)) for encoder in recipe.encoders) or "''"
     row = con.execute(
         f"""
-        with {_wanted_sql(recipe, where)}, missing as ({_all_missing_sql(recipe)}),
+        with {wanted_sql(recipe, where)}, missing as ({_all_missing_sql(recipe)}),
         fates as (
           select c.clip_id, w.clip_id is not null and w.text is null as untold,
             case when w.clip_id is null then if({long_enough_sql(recipe)}, 'not_selected', 'too_short')
@@ -182,12 +199,13 @@ def clip_counts(con: Any, dataset: str, recipe: Recipe, where: str, kinds: Mappi
 FATES = ("kept", "too_short", "not_selected", "failed", "to_do")
 
 
-def _wanted_sql(recipe: Recipe, where: str) -> str:
+def wanted_sql(recipe: Recipe, where: str, *, any_length: bool = False) -> str:
     """Common table expressions: the clips that are selected now, each with the text that goes in."""
     return f"""
       selected as materialized (
         select w.clip_id from selectable w
-        where ({where}) and {long_enough_sql(recipe)} and w.source = $dataset),
+        where ({where}
+        ) and {'true' if any_length else long_enough_sql(recipe)} and w.source = $dataset),
       told as (
         select t.clip_id, t.text, t.captioner, t.role, t.text_sha256 from captions t
         join preferences p on p.captioner = t.captioner and p.role = t.role
@@ -209,7 +227,8 @@ def _todo(row: dict[str, Any]) -> Todo:
     return Todo(clip=row, products=products, caption=None if text is None else Caption(text=text, captioner=captioner, role=role))
 
 
-def _register_preferences(con: Any, recipe: Recipe) -> None:
+def register_preferences(con: Any, recipe: Recipe) -> None:
+    """The recipe's preferred (captioner, role), in order, as relation `preferences`."""
     rows = [{"captioner": captioner, "role": role, "rank": rank} for rank, (captioner, role) in enumerate(recipe.use_captions)]
     schema = pa.schema([("captioner", pa.string()), ("role", pa.string()), ("rank", pa.int64())])
     con.register("preferences", pa.Table.from_pylist(rows, schema=schema))

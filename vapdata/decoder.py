@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
@@ -29,11 +29,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vapdata import errors
-from vapdata.clip import Sampling
+from vapdata.clip import Look, Sampling
 from vapdata.errors import DecoderCrashed, DecodeTimeout, RunError, TooLarge
 from vapdata.opened import OpenVideo, Probe, quoted_name
 from vapdata.sequence import OpenSequence
-from vapdata.video import Fit, Frame, frames_of, opened, sample
+from vapdata.video import Fit, Frame, frames_of, look, opened, sample
 
 RING_BYTES = 32 * 2**20
 """Shared memory for frames on their way; two slots at least, eight at most."""
@@ -44,7 +44,7 @@ SIGN_OF_LIFE_S = 0.5
 
 
 class Decoder:
-    """`video.probe`, `video.frames` and `video.sample` in a child process. For one thread; one call at a time.
+    """`video.probe`, `video.frames`, `video.sample` and `video.look` in a child process. For one thread; one call at a time.
 
     `memory_bytes` caps the child's address space, interpreter included (frames on their way lie beside it); `timeout_s` is the longest
     silence between two answers (a frame, or a sign of life while passing over frames).
@@ -120,6 +120,15 @@ class Decoder:
         call = self._begin("sample", path, sampling=dataclasses.asdict(sampling), **span)
         answer = self._answer(call, path)
         return self._child.shared(0, answer["shape"])
+
+    def look(
+        self, path: str | os.PathLike[str], start_s: float, end_s: float, looks: Sequence[Look], *, folder_fps: float | None = None
+    ) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """As `video.look`."""
+        span = {"start_s": start_s, "end_s": end_s, "folder_fps": folder_fps}
+        call = self._begin("look", path, looks=[dataclasses.asdict(each) for each in looks], **span)
+        answer = self._answer(call, path)
+        return [self._child.shared(offset, shape) for offset, shape in answer["places"]]
 
     def _begin(self, do: str, path: str | os.PathLike[str], **arguments: Any) -> int:
         self._calls += 1
@@ -342,6 +351,15 @@ class _Server:
         images = sample(path, start_s, end_s, Sampling(**sampling), folder_fps=folder_fps, tick=self.tick)
         os.pwrite(self.memory, images.data, 0)
         self.say(shape=images.shape)
+
+    def do_look(self, path: str, start_s: float, end_s: float, looks: list[dict[str, Any]], folder_fps: float | None) -> None:
+        self.hold(None)
+        places, offset = [], 0
+        for images in look(path, start_s, end_s, [Look(**each) for each in looks], folder_fps=folder_fps, tick=self.tick):
+            os.pwrite(self.memory, images.data, offset)
+            places.append((offset, images.shape))
+            offset += images.nbytes
+        self.say(places=places)
 
 
 def main(connection: int, memory: int, memory_bytes: int, parent: int) -> None:

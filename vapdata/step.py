@@ -140,6 +140,60 @@ class Describer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What came of judging one clip: scores and tensors, or why there are none."""
+
+    scores: tuple[Score, ...] = ()
+    cells: "tuple[Cell, ...]" = ()
+    failure: ClipError | None = None
+
+
+@runtime_checkable
+class OpenJudge(Protocol):
+    """A judge with its model loaded."""
+
+    def judge(self, samples: Sequence[Sample]) -> Mapping[str, Judged]:
+        """By `clip_id`, what came of each sample; none is missing. Samples have `frames`, `times_s` and, where read, `caption`."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Scores of clips by a model that is shown a few frames of each. Stands in FILTERS beside those that watch the scan."""
+
+    name: ClassVar[str]
+    reads: ClassVar[frozenset[str]]
+    """`frames`, and `caption` where the clip's text goes in: a clip without one then gets no row. Tells a Judge from a Filter."""
+    batch: int
+    """Clips that `judge` is best given at once."""
+
+    @property
+    def look(self) -> Look:
+        """Which frames it is shown. Steps with equal looks are shown the very same arrays."""
+        ...
+
+    def writes(self) -> Mapping[str, Literal["value", "label"]]:
+        """Names in `scores.filter`, and whether each is a number or a label."""
+        ...
+
+    def products(self) -> "tuple[Product, ...]":
+        """The tensors it writes beside scores, if any. Cheap: loads no weights."""
+        ...
+
+    def weights(self) -> Sequence[Any]:
+        """The weight files it needs (see vapdata/weights.py)."""
+        ...
+
+    def open(self, device: str | None = None) -> OpenJudge:
+        """Loads the model; `device` None picks the GPU when there is one."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Product:
     """What one encoder output is called, which table lists it, and the settings that decide its bytes."""
 
@@ -209,7 +263,16 @@ class Encoder(Protocol):
         ...
 
 
-def step_name(step: Filter | Captioner | Describer | Encoder) -> str:
+def kind_of(step: Any) -> Literal["filter", "judge", "captioner", "describer", "encoder"]:
+    """Which of the protocols a step answers to; protocols that ask for less would take others in as well."""
+    if hasattr(step, "look"):
+        return "judge" if hasattr(step, "products") else "describer"
+    if hasattr(step, "reads"):
+        return "encoder"
+    return "filter" if hasattr(step, "writes") else "captioner"
+
+
+def step_name(step: Filter | Judge | Captioner | Describer | Encoder) -> str:
     """What a step is called in `failures`, by `--set` and `--step`: its name, and its variant if it has one (`vae_first-2`).
 
     A function of the step alone, so that every recipe calls it the same.
@@ -218,7 +281,7 @@ def step_name(step: Filter | Captioner | Describer | Encoder) -> str:
     return f"{step.name}-{variant}" if variant else step.name
 
 
-def problems(filters: Sequence[Filter], encoders: Sequence[Encoder]) -> list[str]:
+def problems(filters: Sequence[Filter | Judge], encoders: Sequence[Encoder]) -> list[str]:
     """Why these steps do not fit together, a sentence each: two that write one score or one product, or have one name."""
     found = []
     seen: dict[str, str] = {}

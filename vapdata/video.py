@@ -20,7 +20,7 @@ import io
 import itertools
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
-from vapdata.clip import Sampling
+from vapdata.clip import Look, Sampling
 from vapdata.errors import CallError, MissingInput, Unreadable
 from vapdata.opened import MAX_PIXELS, OpenVideo, Probe, quoted_name, refuse_large
 from vapdata.sequence import FrameFolder, OpenSequence, frame_folder
@@ -43,6 +43,7 @@ __all__ = [
     "Probe",
     "frame_folder",
     "frames",
+    "look",
     "probe",
     "sample",
     "targets",
@@ -197,6 +198,38 @@ def sample(
         name = quoted_name(path)
         raise MissingInput(f"{name}: shows no frame between {start_s:.3f} s and {end_s:.3f} s. Scan the file again.")
     return out if order == list(range(len(times))) else out[order]
+
+
+def look(
+    path: str | os.PathLike[str],
+    start_s: float,
+    end_s: float,
+    looks: Sequence[Look],
+    *,
+    folder_fps: float | None = None,
+    tick: Callable[[], None] = _no_tick,
+) -> list[UInt8[np.ndarray, "t h w 3"]]:
+    """The frames of the clip [start_s, end_s) that each of `looks` shows, by one pass over the clip. RGB, 0-255.
+
+    What a look gives does not depend on the others. Only frames that are shown are converted. Raises as `frames`
+    does, and MissingInput when the clip shows no frame.
+    """
+    wanted = sorted((start_s + time, which, k) for which, each in enumerate(looks) for k, time in enumerate(each.times(end_s - start_s)))
+    filled = 0
+    with opened(path, folder_fps) as video:
+        fits = [Fit(long_side=each.long_side) for each in looks]
+        images = [_Imager(video, fit) for fit in fits]
+        out = [np.empty((len(each.times(end_s - start_s)), *fit.shape(video.height, video.width), 3), np.uint8) for each, fit in zip(looks, fits, strict=True)]
+        for picture, count in _shown(video, [time for time, _, _ in wanted], end_s, tick):
+            made: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+            for _, which, k in wanted[filled : filled + count]:
+                if which not in made:
+                    made[which] = images[which](picture)
+                out[which][k] = made[which]
+            filled += count
+    if filled < len(wanted):
+        raise MissingInput(f"{quoted_name(path)}: shows no frame between {start_s:.3f} s and {end_s:.3f} s. Scan the file again.")
+    return out
 
 
 def targets(duration_s: float, sampling: Sampling, name: str = "clip") -> tuple[list[float], list[int]]:

@@ -38,6 +38,8 @@ class Weight:
     """Earlier hub ids of the same repository."""
     revision: str | None = None
     """Commit, tag or branch on the hub; None takes what the cache calls `main`."""
+    alone: bool = False
+    """The folder holds other models too: only `files` tell this one's version."""
 
     @property
     def model_id(self) -> str:
@@ -158,15 +160,15 @@ def revision(weight: Weight) -> str:
         return tiny.version(weight.repo)
     for folder in _candidates(weight):
         if not _absent(weight, folder):
-            return fingerprint(folder) if is_local(weight.repo) else folder.relative_to(_snapshots(folder)).parts[0]
+            return fingerprint(folder, weight.files if weight.alone else None) if is_local(weight.repo) else folder.relative_to(_snapshots(folder)).parts[0]
     return "absent"
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 (first 16 hex digits) over the model files of `folder`: names, sizes and first MiB each."""
+def fingerprint(folder: Path, only: Sequence[str] | None = None) -> str:
+    """SHA-256 (first 16 hex digits) over the model files of `folder`, or some of its files: names, sizes and first MiB each."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".model", ".txt") and path.is_file():
+    for path in sorted(folder.iterdir() if only is None else (folder / name for name in only)):
+        if path.is_file() and (only is not None or path.suffix in (".safetensors", ".json", ".model", ".txt")):
             with path.open("rb") as file:
                 digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
                 digest.update(file.read(HEADER_BYTES))

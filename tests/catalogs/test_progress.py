@@ -1,9 +1,14 @@
 """Counts per stage add up: planned = done + failed + rejected + to do."""
 
+import json
+from pathlib import Path
+
 from catalog_samples import LATENT_SETTINGS, caption, clip, failure, fill, score, text_row, video
 
 from catalogs.progress import Stage, status
 from catalogs.store import Catalog
+from vapdata.clip import Sampling
+from vapdata.encoders.vae import Vae
 
 
 def _stage(catalog: Catalog, name: str) -> tuple[int, int, int, int, int]:
@@ -34,6 +39,19 @@ def test_a_clip_too_short_for_the_product_is_rejected_not_failed(filled: Catalog
     seconds = (LATENT_SETTINGS["frames"] - 1) / LATENT_SETTINGS["fps"]
     filled.append({"clips": [clip("c", end_s=seconds - 0.01), clip("e", end_s=seconds)]})
     assert _stage(filled, "vae-9x96x160") == (4, 2, 0, 1, 1)
+
+
+def test_too_short_is_told_from_the_settings_that_the_vae_writes_and_else_from_the_newest_recipe(filled: Catalog) -> None:
+    filled.append({"clips": [clip("c", end_s=0.4), clip("e", end_s=0.6)]})
+    name = "vae-9x96x160"
+    path = filled.files.address(f"tensors/{name}/settings.json")
+    record = json.loads(Path(path).read_text())
+    settings = Vae(backbone="tiny-cogvideox", sampling=Sampling(frames=9, height=96, width=160, fps=16)).products()[0].settings
+    Path(path).write_text(json.dumps({**record, "settings": settings}))
+    assert _stage(filled, name) == (4, 2, 0, 1, 1), "8/16 s are needed"
+    assert _stage(filled, "t5") == (4, 2, 0, 0, 2), "its own settings say nothing of time"
+    filled.append({"runs": [{"run_id": "run-2", "command": "vapdata build", "recipe": json.dumps({"sampling": {"frames": 9, "fps": 16.0, "short": "reject"}})}]})
+    assert _stage(filled, "t5") == (4, 2, 0, 1, 1)
 
 
 def test_the_newest_runs_predicate_says_what_is_to_be_encoded(filled: Catalog) -> None:

@@ -191,16 +191,16 @@ def test_a_filter_that_kills_its_process_costs_one_clip(build_tiny: Build, tmp_p
 
 
 def test_encoding_begins_before_scanning_ends(build_tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import prepare
+    from pipelines.commit import Committer
 
     made = own_recipe(tmp_path, "time.sleep(2)")  # longer scans than it takes to load the encoders
     records = []
-    consume = prepare._Run._consume
+    consume = Committer.consume
 
     def spy(run: object, stream: object) -> None:
         consume(run, (records.append(record.spans) or record for record in stream))
 
-    monkeypatch.setattr(prepare._Run, "_consume", spy)
+    monkeypatch.setattr(Committer, "consume", spy)
     build_tiny(tmp_path / "catalog", recipe=made)
     last_scan = max(spans["scan"][1] for spans in records)
     first_encode = min(spans["encode"][0] for spans in records)

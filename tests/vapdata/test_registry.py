@@ -32,7 +32,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one():
 
 def test_a_name_that_resembles_nothing_gets_only_the_list():
     assert did_you_mean("zzz", SOURCES) == ""
-    with pytest.raises(CallError, match=r"'zzz' is no filter\. Known: brightness"):
+    with pytest.raises(CallError, match=r"'zzz' is no filter\. Known: aesthetic"):
         load(FILTERS, "zzz", "filter")
 
 

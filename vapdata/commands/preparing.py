@@ -63,7 +63,7 @@ def build(
     with progress() as show:
         summary = run(request, show=show)
     print_lines(summary.lines())
-    if any(weights.is_tiny(weight) for encoder in made.encoders for weight in encoder.weights()):
+    if any(map(weights.is_tiny, made.weights())):
         print_lines([f"note     {tiny.NOTE}"])
 
 

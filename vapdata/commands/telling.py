@@ -25,7 +25,7 @@ def models(recipe: str | None, settings: tuple[str, ...]) -> int:
     for name in [recipe] if recipe else [each for each, make in RECIPES.items() if each == make().name]:
         made = named(name)
         made = with_settings(made, [parsing.typed(parsing.parse(text), made.steps()) for text in settings])
-        needed = list(dict.fromkeys(weight for encoder in made.encoders for weight in encoder.weights()))
+        needed = list(dict.fromkeys(made.weights()))
         rows = [row for weight in needed for row in _weight_rows(weight)]
         print_table(["model", "file", "size", "here", "how to get it"], rows, title=f"recipe {name}")
         lacking += len(weights.missing(needed))
