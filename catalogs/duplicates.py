@@ -1,8 +1,8 @@
 """Contents that are the same under two names: copies of a file, made videos with equal frames, listed near-duplicates.
 
 Pairing keeps such contents together, as it keeps the clips of one video together. Exact copies are found here
-without decoding: clips of files of equal size, length and shape whose thumbnails are equal byte by byte. A relation
-`duplicates (clip_id, duplicate_of)` on the connection is believed as it stands.
+without decoding: clips of files of equal size, length and shape whose thumbnails are equal byte by byte. The table
+`duplicates`, which `vapdata dedup` writes, is believed as it stands.
 Exercised by `pytest tests/catalogs/test_duplicates.py`.
 """
 
@@ -14,9 +14,6 @@ from typing import Any
 import pyarrow as pa
 
 from catalogs.store import Catalog
-
-LISTED = "duplicates"
-"""Table of near-duplicates, where the catalog has one."""
 
 
 def join_duplicates(catalog: Catalog, con: Any, contents: str) -> int:
@@ -33,11 +30,8 @@ def join_duplicates(catalog: Catalog, con: Any, contents: str) -> int:
 
 
 def _listed(con: Any, contents: str) -> list[tuple[str, str]]:
-    there = con.execute("select count(*) from information_schema.tables where table_name = ?", [LISTED]).fetchall()[0][0]
-    if not there:
-        return []
     return con.execute(
-        f"select distinct a.content, b.content from {LISTED} as d join {contents} as a on a.clip_id = d.clip_id join {contents} as b on b.clip_id = d.duplicate_of "
+        f"select distinct a.content, b.content from duplicates as d join {contents} as a on a.clip_id = d.clip_id join {contents} as b on b.clip_id = d.keeper "
         "where a.content <> b.content"
     ).fetchall()
 

@@ -35,7 +35,7 @@ def wide_columns(value_filters: Sequence[str], label_filters: Sequence[str]) -> 
     clips = {column.name: sql_type(column.type) for column in TABLES["clips"].columns}
     values = {f"{name}_score" if name in clips else name: "DOUBLE" for name in value_filters}
     labels = {f"{name}_score" if name in clips else name: "VARCHAR[]" for name in label_filters}
-    return {**clips, **values, **labels}
+    return {**clips, "duplicate": "BOOLEAN", **values, **labels}
 
 
 def check_predicate(where: str, columns: Mapping[str, str]) -> Predicate:
@@ -69,10 +69,11 @@ def matching(clips: pa.Table, scores: pa.Table, where: str | None, value_filters
     ids = clips.column("clip_id").to_pylist()
     if where is None or not ids:
         return ids
-    expression(where, ("clips_wide", "clips", "scores"))
+    expression(where, ("clips_wide", "clips", "scores", "duplicates"))
     with _private() as connection:
         connection.register("clips", clips)
         connection.register("scores", scores)
+        connection.register("duplicates", TABLES["duplicates"].schema.empty_table())  # what was scanned just now was compared with nothing yet
         connection.execute(f"create view clips_wide as {wide_sql(value_filters, label_filters)}")
         try:
             kept = connection.sql(f"select clip_id from clips_wide where ({where}\n)").fetchall()

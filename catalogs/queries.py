@@ -30,6 +30,7 @@ __all__ = [
     "answer",
     "check_predicate",
     "columns_of",
+    "conjuncts",
     "connect",
     "filters",
     "matching",
@@ -94,6 +95,17 @@ def resolve(catalog: Catalog, where: str) -> Resolved:
     constants: dict[str, Any] = {}
     replaced = _replaced(catalog, where, tree, constants)
     return Resolved(text=where if not constants else _as_sql(_select_of(replaced)).removeprefix("SELECT "), constants=constants)
+
+
+def conjuncts(where: str) -> list[str]:
+    """The conditions that a predicate joins by AND, as SQL, in its order; itself where it joins none."""
+    return [_as_sql(_select_of(part)).removeprefix("SELECT ") for part in _joined_by_and(parsed_expression(where, NAMES))]
+
+
+def _joined_by_and(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    if tree.get("type") != "CONJUNCTION_AND":
+        return [tree]
+    return [part for child in tree["children"] for part in _joined_by_and(child)]
 
 
 def _replaced(catalog: Catalog, where: str, tree: Any, constants: dict[str, Any]) -> Any:

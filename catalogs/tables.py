@@ -294,6 +294,21 @@ TABLES: dict[str, Table] = {
             ),
         ),
         Table(
+            name="duplicates",
+            one_row_is="a clip that was compared with all others by one method, and the clip that is kept in its place",
+            written_by="dedup",
+            key=("clip_id", "method"),
+            columns=(
+                _CLIP_ID,
+                _text("method", "exact, near or semantic", required=True),
+                _text("cluster", "those that are the same: the method and a hash of their ids; null for a clip that is like no other"),
+                _text("keeper", "the clip to keep: of most pixels, then of most frames; itself where it is that, or like no other", required=True),
+                _number("distance", "from the keeper: 0 exact; near: share of differing bits; semantic: 1 - cosine", required=True),
+                _text("generation", "hash of settings and clip ids"),
+                *_LINEAGE,
+            ),
+        ),
+        Table(
             name="failures",
             one_row_is="a step that raised on a video or clip",
             written_by="any step",

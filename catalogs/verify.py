@@ -26,7 +26,8 @@ from vapdata.errors import CallError, VapdataError
 
 REFERENCES = (
     ("clips", "video_id", "videos"),
-    *((table, "clip_id", "clips") for table in ("scores", "captions", *TENSOR_TABLES, "conditions")),
+    *((table, "clip_id", "clips") for table in ("scores", "captions", *TENSOR_TABLES, "conditions", "duplicates")),
+    ("duplicates", "keeper", "clips"),
     ("pairs", "reference_clip_id", "clips"),
     ("pairs", "target_clip_id", "clips"),
 )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import duckdb
 import pyarrow.dataset as pads
 
-from catalogs.newest import newest_sql, parquet_sql, quoted, told_sql
+from catalogs.newest import newest_sql, parquet_sql, quoted, sql_type, told_sql
 from catalogs.store import Catalog
 from catalogs.tables import TABLES, TEXT_TABLES
 from catalogs.wide import ALL_FAILURES, CAUTIOUS, failures_sql, wide_sql
@@ -39,7 +39,7 @@ def connect(catalog: Catalog, tables: Sequence[str] | None = None, only: Collect
     if tables is None:
         connection.execute(f"create view failures as {failures_sql(catalog.products())}")
         values, labels = ([name for name in names if only is None or {name.lower(), f"{name.lower()}_score"} & set(only)] for names in filters(connection))
-        connection.execute(f"create view clips_wide as {wide_sql(values, labels)}")
+        connection.execute(f"create view clips_wide as {wide_sql(values, labels, copies=only is None or 'duplicate' in only)}")
     return connection
 
 
@@ -51,6 +51,8 @@ def filters(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], list[str]
 
 def _newest(connection: duckdb.DuckDBPyConnection, catalog: Catalog, table: str) -> str:
     names = catalog.table_files(table)
+    if not names:  # a catalog that was last written before there was such a table
+        return "select " + ", ".join(f"null::{sql_type(column.type)} as {quoted(column.name)}" for column in TABLES[table].columns) + " where false"
     if catalog.files.local:
         paths = [catalog.files.address(f"{table}/{name}") for name in names]
         return newest_sql(connection, table, parquet_sql(paths), parquet_sql(paths[1:]) if len(paths) > 1 else None)

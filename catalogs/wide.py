@@ -19,16 +19,19 @@ NAMES = (*TABLES, "clips_wide", ALL_FAILURES)
 """Everything that a question may name."""
 
 
-def wide_sql(value_filters: Sequence[str], label_filters: Sequence[str]) -> str:
-    """The SELECT behind `clips_wide`, over anything called `clips` and `scores`.
+def wide_sql(value_filters: Sequence[str], label_filters: Sequence[str], *, copies: bool = True) -> str:
+    """The SELECT behind `clips_wide`, over anything called `clips`, `scores` and `duplicates`.
 
     One row per clip: the columns of `clips`, a number per value filter, a sorted list of labels per label
     filter; null where the filter has not answered. A filter that is called like a column of `clips` gets
-    `<name>_score`.
+    `<name>_score`. `duplicate` is whether another clip is kept in its place; null for a clip that `vapdata dedup` has not seen.
+    Without `copies` that column is left out, which is faster.
     """
     names = [*value_filters, *label_filters]
+    seen = "(select clip_id, bool_or(keeper <> clip_id) as duplicate from duplicates group by clip_id) as seen on seen.clip_id = clips.clip_id"
+    shown_first, joined = ("clips.*, seen.duplicate", f"clips left join {seen}") if copies else ("clips.*", "clips")
     if not names:
-        return "select clips.* from clips"
+        return f"select {shown_first} from {joined}"
     clips = {column.name for column in TABLES["clips"].columns}
     answers = [f"any_value(value) filter (filter = {literal(name)})" for name in value_filters]
     answers += [f"list(label order by label) filter (filter = {literal(name)} and label is not null)" for name in label_filters]
@@ -37,7 +40,7 @@ def wide_sql(value_filters: Sequence[str], label_filters: Sequence[str]) -> str:
     columns = ", ".join(f"answers.answer{number} as {name}" for number, name in enumerate(shown))
     wanted = ", ".join(literal(name) for name in names)
     return (
-        f"select clips.*, {columns} from clips left join "
+        f"select {shown_first}, {columns} from {joined} left join "
         f"(select clip_id, {pivoted} from scores where filter in ({wanted}) group by clip_id) as answers on answers.clip_id = clips.clip_id"
     )
 

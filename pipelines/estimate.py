@@ -55,9 +55,9 @@ class Estimate:
     failed: int
     """Videos and clips of the sample that failed."""
     scan_s: float
-    """Busy seconds of the scan over the sample."""
+    """Busy seconds of the scan, and of models that score, over the sample."""
     encode_s: Mapping[str, float]
-    """Busy seconds of each encode stage over the sample; loading the models is not counted."""
+    """Busy seconds of each stage of selected clips over the sample; loading the models is not counted."""
     product_bytes: Mapping[str, int]
     """Bytes of the sample's tensor files, by product."""
     rough_bytes: int
@@ -100,15 +100,15 @@ class Estimate:
 
     def _bytes(self) -> list[str]:
         if not self.product_bytes:
-            return [f"bytes    about {_size(self.rough_bytes * self.clips_to_encode)} of tensors (rough: nothing was encoded)"]
-        each = [f"         {_size(size):>9}  {name}" for name, size in self.bytes_by_product.items()]
-        return [f"bytes    about {_size(sum(self.bytes_by_product.values()))} of tensors", *each]
+            return [f"bytes    about {size(self.rough_bytes * self.clips_to_encode)} of tensors (rough: nothing was encoded)"]
+        each = [f"         {size(count):>9}  {name}" for name, count in self.bytes_by_product.items()]
+        return [f"bytes    about {size(sum(self.bytes_by_product.values()))} of tensors", *each]
 
     def _time(self) -> list[str]:
         hours = self.stage_hours
-        stages = ", ".join(f"{name} {_duration(value)}" for name, value in hours.items())
+        stages = ", ".join(f"{name} {duration(value)}" for name, value in hours.items())
         cpus = os.cpu_count() or 1
-        lines = [f"time     {stages} for one worker each; about {_duration(sum(hours.values()) / cpus)} with {cpus} workers busy all the time"]
+        lines = [f"time     {stages} for one worker each; about {duration(sum(hours.values()) / cpus)} with {cpus} workers busy all the time"]
         if self.missing:
             lines.append(f"         encoding was not measured: {self.missing} weight files are not here; list them: vapdata models --recipe {self.recipe}")
         return lines
@@ -125,17 +125,17 @@ def estimate(request: Request) -> Estimate:
     videos = _first(listing, request.limit)
     fresh, scan, encode = _left(request, videos, where if not predicate.catalog_wide else None)
     missing = weights.missing(request.recipe.weights())
-    size = tensor_bytes(request.recipe)
+    rough = tensor_bytes(request.recipe)
     measured = _measured(request, [video["video_id"] for video in videos], measure_encoding=not missing)
     return Estimate(
         recipe=request.recipe.name,
         listed=listing.rows.num_rows,
         absent=listing.rows.num_rows - sum(listing.rows.column("present").to_pylist()),
         malformed=len(listing.bad),
-        shards=len(set(shard_names("plan", 0, [video["seconds"] for video in fresh], size))),
+        shards=len(set(shard_names("plan", 0, [video["seconds"] for video in fresh], rough))),
         to_scan=scan,
         to_encode=encode,
-        rough_bytes=size,
+        rough_bytes=rough,
         missing=len(missing),
         catalog_wide=predicate.catalog_wide,
         **measured,
@@ -214,7 +214,7 @@ def _measured(request: Request, names: Sequence[str], *, measure_encoding: bool)
         "clips": summary.clips["clips"],
         "kept": summary.clips["kept"],
         "failed": summary.videos["failed"] + summary.clips["failed"],
-        "scan_s": busy.pop("scan", 0.0),
+        "scan_s": busy.pop("scan", 0.0) + sum(busy.pop(stage.name, 0.0) for stage in recipe.score),  # every clip is scored
         "encode_s": dict(busy),
         "product_bytes": sizes,
     }
@@ -238,7 +238,8 @@ def _product_bytes(folder: str, products: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """`count` bytes in words."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -246,5 +247,6 @@ def _size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _duration(hours: float) -> str:
+def duration(hours: float) -> str:
+    """`hours` in words."""
     return f"{hours * 3600:.0f} s" if hours < 1 / 30 else f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"

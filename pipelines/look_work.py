@@ -23,7 +23,7 @@ def signature(step: Filter | Judge) -> str:
     shown = {field.name: getattr(step, field.name) for field in dataclasses.fields(step) if field.name != "batch"}
     settings = ", ".join(f"{name}={value!r}" for name, value in shown.items() if not (isinstance(value, str) and weights.is_local(value)))
     models = ", ".join(f"{weight.model_id}@{weights.revision(weight)}" for weight in step.weights())
-    return f"{type(step).__name__}({settings}) with {models}"
+    return f"{type(step).__name__}({settings})" + (f" with {models}" if models else "")
 
 
 def looks_left(

@@ -3,7 +3,8 @@
     vapdata build --recipe tiny            the embedded default: small models, CPU, no network
     vapdata build --recipe mine.py:night   a function in a file of your own that returns a Recipe
 
-`backbone_recipes.py` has one for each backbone, `dataset_recipes.py` those of a paper's dataset. Thresholds are SQL
+`backbone_recipes.py` has one for each backbone, `dataset_recipes.py` those of a paper's dataset, `quality_recipes.py` those
+that keep the better clips. Thresholds are SQL
 (`where`), so moving one touches no video. Exercised by `pytest tests/pipelines/test_recipes.py`.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from pipelines import backbone_recipes, dataset_recipes
+from pipelines import backbone_recipes, dataset_recipes, quality_recipes
 from pipelines.recipe import EncodeStage, LookStage, Recipe, with_settings
 from vapdata.errors import CallError
 from vapdata.registry import did_you_mean
@@ -39,6 +40,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "ssg-openvidhd-33k": dataset_recipes.ssg_openvidhd_33k,
     "fg-12k": dataset_recipes.fg_12k,
     "fg-12k-hunyuan": dataset_recipes.fg_12k_hunyuan,
+    "quality-quantiles": quality_recipes.quality_quantiles,
+    "quality-constants": quality_recipes.quality_constants,
 }
 
 

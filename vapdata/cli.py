@@ -20,7 +20,7 @@ import click
 
 from vapdata import __version__
 from vapdata.commands.asking import query, status, verify
-from vapdata.commands.filling import backfill
+from vapdata.commands.filling import backfill, dedup, select
 from vapdata.commands.pairing import conditions, export, pairs
 from vapdata.commands.preparing import build, retry
 from vapdata.commands.telling import explain, models
@@ -36,7 +36,7 @@ def commands() -> None:
     """
 
 
-for _command in (build, backfill, retry, pairs, conditions, export, query, status, verify, models, explain):
+for _command in (build, backfill, dedup, select, retry, pairs, conditions, export, query, status, verify, models, explain):
     commands.add_command(_command)
 
 

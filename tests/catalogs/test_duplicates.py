@@ -21,7 +21,7 @@ def _thumbs(catalog: Catalog, pictures: dict[str, bytes]) -> None:
 def _contents(catalog: Catalog, listed: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:
     with contextlib.closing(connect(catalog)) as con:
         if listed:
-            con.execute("create temp table duplicates (clip_id varchar, duplicate_of varchar)")
+            con.execute("create or replace temp table duplicates (clip_id varchar, keeper varchar)")
             con.executemany("insert into duplicates values (?, ?)", [list(each) for each in listed])
         con.execute(f"create temp table contents as {contents_sql('clips')}")
         join_duplicates(catalog, con, "contents")

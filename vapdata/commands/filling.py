@@ -1,4 +1,4 @@
-"""Commands that add to a catalog without building: backfill. Exercised by `pytest tests/pipelines/test_backfill.py`."""
+"""Commands that add to a catalog without building, or show what it would take: backfill, dedup, select. Exercised by `pytest tests/pipelines/test_backfill.py`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -40,6 +40,60 @@ def backfill(names: tuple[str, ...], catalog: str, where: str | None, recipe: st
     print_lines(summary.lines())
     if any(weights.is_tiny(weight) for step in steps for weight in getattr(step, "weights", tuple)()):
         print_lines([f"note     {tiny.NOTE}"])
+
+
+@click.command()
+@catalog_option
+@click.option("--method", "methods", multiple=True, type=click.Choice(["exact", "near", "semantic"]), help="How clips are compared; may be repeated.  [default: exact, near]")
+@click.option("--where", metavar="SQL", help="Which clips are compared: a predicate over clips_wide.  [default: all]")
+@click.option("--root", "roots", multiple=True, metavar="DATASET=PATH", help="Folder of a dataset; may be repeated.  [default: data/<source>]")
+@address_option
+@set_option
+def dedup(catalog: str, methods: tuple[str, ...], where: str | None, roots: tuple[str, ...], address: str | None, settings: tuple[str, ...]) -> None:
+    """Finds clips that show the same thing: the same frames, nearly the same, or the same by CLIP embeddings.
+
+    The table `duplicates` says which clip is kept in whose place; nothing is deleted. Leave the others out with
+    --where "not duplicate". How alike is the same: --set dedup.near=0.16, dedup.semantic=0.99.
+    """
+    from pipelines import dedup as finding
+    from vapdata import settings as parsing
+    from vapdata.filters.embedding import Embedding
+    from vapdata.filters.fingerprint import Fingerprint
+    from vapdata.screen import progress
+
+    places = places_of(roots)
+    plugins = {"dedup": finding.Comparing, "embedding": Embedding, "fingerprint": Fingerprint}
+    typed = [parsing.typed(parsing.parse(text), plugins) for text in settings]
+    made = {name: plugin(**{field: value for step, field, value in typed if step == name}) for name, plugin in plugins.items()}
+    request = finding.Request(
+        catalog=catalog,
+        recipe=_recipe(catalog, None),
+        methods=tuple(dict.fromkeys(methods)) or finding.BY_DEFAULT,
+        comparing=made["dedup"],
+        embedding=made["embedding"],
+        fingerprint=made["fingerprint"],
+        where=where,
+        roots=places,
+        address=address,
+        command=typed_command(),
+    )
+    with progress() as show:
+        summary = finding.dedup(request, show=show)
+    print_lines(summary.lines())
+
+
+@click.command()
+@catalog_option
+@click.option("--where", metavar="SQL", help="The predicate over clips_wide.  [default: the recipe's]")
+@click.option("--recipe", metavar="NAME", help="Whose predicate, grid and products count.  [default: the newest build's]")
+def select(catalog: str, where: str | None, recipe: str | None) -> None:
+    """Shows what a predicate keeps, condition by condition and jointly, and what encoding it would take.
+
+    With the clips on each side of every threshold. Writes nothing; `vapdata build` asks the very same question.
+    """
+    from pipelines.select import preview
+
+    print_lines(preview(catalog, _recipe(catalog, recipe), where).lines())
 
 
 def _recipe(catalog: str, name: str | None) -> "Recipe":

@@ -22,7 +22,7 @@ HEAD = "ttj/sac-logos-ava1-l14-linearMSE"
 """The head of LAION's improved aesthetic predictor as safetensors, which NVIDIA's curators use too."""
 FRAMES = 3
 
-Layer = tuple[Float64[np.ndarray, "o i"], Float64[np.ndarray, " o"]]
+Layer = tuple[Float64[np.ndarray, "_ _"], Float64[np.ndarray, " _"]]
 
 
 @dataclass(frozen=True, kw_only=True)
