@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ from vapdata.filters.temporal_consistency import TemporalConsistency
 from vapdata.filters.text_match import TextMatch
 from vapdata.sources.synthetic import Synthetic
 from vapdata.step import Described, Judge, kind_of
+
+pytestmark = pytest.mark.slow
 
 Query = Callable[[Path, str], list[tuple]]
 TINY = "tiny-cogvideox"
@@ -78,6 +80,14 @@ class OpenLightness:
 
     def close(self) -> None:
         pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_shard() -> Iterator[None]:
+    """All videos in one shard: what is asked here does not depend on their number, and each costs a few files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.plan.FEWEST_SHARDS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

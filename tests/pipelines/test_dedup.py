@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from vapdata.filters.brightness import Brightness
 from vapdata.filters.embedding import Embedding
 from vapdata.sources.folder import Folder
 
+pytestmark = pytest.mark.slow
+
 Query = Callable[[Path, str], list[tuple]]
 MODEL = Embedding(model="tiny-cogvideox")
 
@@ -33,6 +35,14 @@ def _scene(seed: int, count: int = 24) -> np.ndarray:
     rng = np.random.default_rng(seed)
     field = np.kron(rng.integers(0, 230, (12, 40, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
     return np.stack([np.roll(field, -2 * k, axis=1)[:, :160] for k in range(count)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_shard() -> Iterator[None]:
+    """All videos in one shard: what is asked here does not depend on their number, and each costs a few files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.plan.FEWEST_SHARDS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

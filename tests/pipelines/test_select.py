@@ -1,6 +1,7 @@
 """What a preview says is kept is what a build keeps; each threshold is shown with the clips on both of its sides."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,17 @@ from vapdata.filters.brightness import Brightness
 from vapdata.filters.extent import Extent
 from vapdata.sources.synthetic import Synthetic
 
+pytestmark = pytest.mark.slow
+
 WHERE = "brightness >= (select quantile_cont(brightness, 0.4) from clips_wide) and duration_s > 1 and frames < 1000"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_shard() -> Iterator[None]:
+    """All videos in one shard: what is asked here does not depend on their number, and each costs a few files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.plan.FEWEST_SHARDS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from vapdata import video
-from vapdata.clip import Sampling
+from vapdata.clip import Look, Sampling
 from vapdata.decoder import RING_BYTES, Decoder
 from vapdata.errors import ClipError, DecoderCrashed, DecodeTimeout, NoVideo, RunError, TooLarge, Unreadable
 from vapdata.video import Fit
@@ -66,6 +66,10 @@ def test_the_child_answers_as_the_functions_do(decoder: Decoder, counting: Path)
     for short in ("loop", "slow"):
         sampling = Sampling(frames=9, height=33, width=47, fps=8, short=short, resize="crop")
         assert np.array_equal(decoder.sample(counting, 0.5, 1.0, sampling), video.sample(counting, 0.5, 1.0, sampling))
+    looks = [Look(fps=4, least=2, most=5, long_side=32), Look(fps=1, least=3, most=3, long_side=48)]
+    here, there = video.look(counting, 0.5, 2.0, looks), decoder.look(counting, 0.5, 2.0, looks)
+    assert [frames.shape[0] for frames in there] == [5, 3]
+    assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
 
 
 def test_frames_may_be_kept_while_the_ring_goes_round(decoder: Decoder, counting: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vapdata import video
-from vapdata.clip import Sampling
+from vapdata.clip import Look, Sampling
 from vapdata.errors import CallError, MissingInput, NoVideo, TooLarge, Unreadable
 from vapdata.opened import OpenVideo
 from vapdata.video import Fit
@@ -284,6 +284,18 @@ def test_frame_k_is_what_a_player_shows_at_k_over_fps(
 def test_a_sample_never_shows_the_next_clip(counting: Path) -> None:
     images = video.sample(counting, 0.0, 0.3, Sampling(frames=4, height=32, width=48, fps=10))
     assert [number(image) for image in images] == [0, 0, 1, 2]
+
+
+def test_looks_show_what_a_player_shows_at_their_times_whoever_else_looks(counting: Path) -> None:
+    few, many = Look(fps=1, least=2, most=2, long_side=64), Look(fps=16, least=2, most=64, long_side=32)
+    together = video.look(counting, 0.5, 2.5, [few, many, few])
+    for look, frames in zip((few, many, few), together, strict=True):
+        every = list(video.frames(counting, Fit(long_side=look.long_side)))
+        wanted = [max(frame.index for frame in every if frame.time_s <= 0.5 + time + 1e-9) for time in look.times(2.0)]
+        assert np.array_equal(frames, np.stack([every[index].image for index in wanted]))
+        assert np.array_equal(frames, video.look(counting, 0.5, 2.5, [look])[0])
+    with pytest.raises(MissingInput, match=r"counting\.mp4: shows no frame between 50\.000 s and 51\.000 s"):
+        video.look(counting, 50.0, 51.0, [few])
 
 
 def test_too_short_a_clip_is_refused_with_the_remedy(counting: Path) -> None:
