@@ -129,7 +129,7 @@ class _Run:
         self.committer = Committer(catalog, run_id)
         self.wheres = {step_name(step): self._resolved(_where(catalog, request, step)) for step in request.steps}
         encoders = tuple(step for step in request.steps if kind_of(step) == "encoder")
-        stages = (EncodeStage(name="encode", encoders=encoders),) if encoders else ()
+        stages = (EncodeStage(name="encode", encoders=encoders, gpus=_gpus(encoders)),) if encoders else ()
         self.recipe = dataclasses.replace(request.recipe, score=(), caption=(), encode=stages)
 
     def left(self) -> dict[str, dict[str, set[str]]]:
@@ -202,7 +202,7 @@ class _Run:
         filters = tuple(step for step in watching if kind_of(step) == "filter")
         lookers = tuple(step for step in watching if kind_of(step) in ("judge", "describer"))
         stages: list[Stage] = [MeasureStage(job=job, filters=filters)] if filters else []
-        stages += [Look(job=job, stage=LookStage(name="look", steps=lookers))] if lookers else []
+        stages += [Look(job=job, stage=LookStage(name="look", steps=lookers, gpus=_gpus(lookers)))] if lookers else []
         encode = self.recipe.encode if any(work.todo or work.constants for work in works) else ()
         return [*stages, *(Encode(job=job, stage=stage) for stage in encode)]
 
@@ -228,6 +228,12 @@ def _products(step: Step) -> tuple[Any, ...]:
 
 def _told(step: Step) -> str:
     return signature(step) if kind_of(step) in ("filter", "judge") else repr(step)
+
+
+def _gpus(steps: Sequence[Step]) -> float:
+    """GPUs per worker, where there are any: one for models that live here, so that each is loaded once per GPU and not once per CPU."""
+    needed = [weight for step in steps for weight in getattr(step, "weights", tuple)()]
+    return 1.0 if any(not weights.is_tiny(weight) for weight in needed) else 0.0
 
 
 def _reads_frames(step: Step) -> bool:

@@ -97,11 +97,11 @@ def test_too_short_and_unselected_clips_need_nothing(catalog: Catalog) -> None:
 
 def test_a_row_made_from_another_text_is_stale(catalog: Catalog) -> None:
     old = Caption(text="old", captioner="source", role="source").text_sha256
-    rows: dict[str, list[dict]] = {"frames": [], "masks": [], "latents": [], "texts": []}
+    rows: dict[str, list[dict]] = {product.table: [] for product in TINY.products()}
     law = {"kind": "video", "pixel_frames": 9, "latent_frames": 3, "temporal_stride": 4, "first_alone": True, "has_logvar": False}
     for product in TINY.products():
-        more = {"latents": law, "texts": {"length": 1, "text_sha256": old}, "masks": {"text_sha256": old}}.get(product.table, {})
-        told = {"captioner": "source", "role": "source"} if product.reads_caption else {}
+        more = {"latents": law, "texts": {"length": 1}}.get(product.table, {})
+        told = {"captioner": "source", "role": "source", "text_sha256": old} if product.reads_caption else {}
         rows[product.table].append(made(product.table, "a", product.name, **more, **told))
     append(catalog, videos=[video("a")], clips=[clip("a")], captions=[caption("a", "old")], **rows)
     assert left(catalog)[1] == {}
