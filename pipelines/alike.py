@@ -31,10 +31,10 @@ def cells(vectors: Float32[np.ndarray, "n d"], size: int = CELL, seed: int = 0) 
     centres = some[np.sort(rng.choice(len(some), wanted, replace=False))]
     for _ in range(ROUNDS):
         nearest = _nearest(some, centres, 1)[:, 0]
-        sums = np.zeros_like(centres, dtype=np.float64)
-        np.add.at(sums, nearest, some)
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        centres = np.where(lengths > 0, sums / np.maximum(lengths, 1e-12), centres).astype(np.float32)
+        order = np.argsort(nearest, kind="stable")
+        there, starts = np.unique(nearest[order], return_index=True)
+        sums = np.add.reduceat(some[order], starts, axis=0, dtype=np.float64)
+        centres[there] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)  # an empty cell keeps its centre
     both = _nearest(vectors, centres, 2)
     return [found for cell in range(wanted) if len(found := np.flatnonzero((both == cell).any(axis=1)))]
 
@@ -80,5 +80,5 @@ def _nearest(vectors: Float32[np.ndarray, "n d"], centres: Float32[np.ndarray, "
     found = np.empty((len(vectors), count), np.int64)
     for start in range(0, len(vectors), _BLOCK):
         cosines = vectors[start : start + _BLOCK] @ centres.T
-        found[start : start + _BLOCK] = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+        found[start : start + _BLOCK] = cosines.argmax(axis=1)[:, None] if count == 1 else np.argsort(-cosines, axis=1, kind="stable")[:, :count]
     return found
