@@ -41,8 +41,8 @@ class Condition:
     """Clips that all other conditions keep."""
     unknown: int
     """Clips of which the condition is neither true nor false, since a score lacks: not kept."""
-    column: str | None
-    """The first score that it mentions."""
+    fills_in: str | None
+    """The command that gives the first score that it mentions."""
     sides: Mapping[str, tuple[Example, ...]]
     """The clips next to its thresholds: `rejected below`, `kept from`, `kept to`, `rejected above`, nearest first."""
 
@@ -85,8 +85,8 @@ class Preview:
             rejected = f"rejects {self.clips - each.kept - each.unknown} ({each.rejected_alone} that all others keep), {each.unknown} have no score"
             lines.append(f"where    {each.text}: keeps {each.kept} ({each.hours:.2f} hours), {rejected}")
             lines += [f"           {side + ':':<15} {', '.join(f'{clip} {value:.4g}' for clip, value in clips)}" for side, clips in each.sides.items() if clips]
-            if each.unknown and each.column:
-                lines.append(f"           fill in:        vapdata backfill {each.column} --catalog {self.catalog}")
+            if each.unknown and each.fills_in:
+                lines.append(f"           fill in:        vapdata {each.fills_in} --catalog {self.catalog}")
         return [*lines, *self._costs()]
 
     def _costs(self) -> list[str]:
@@ -149,7 +149,8 @@ def _condition(con: Any, number: int, parts: list[str], columns: Mapping[str, st
     )
     mentioned = check_predicate(parts[number], columns).columns
     column = next((name for name in columns if name in mentioned and columns[name] in ("DOUBLE", "BIGINT")), None)
-    return Condition(text=parts[number], kept=kept, hours=hours, rejected_alone=alone, unknown=unknown, column=column, sides=_sides(con, mine, column) if column else {})
+    fills_in = f"backfill {column}" if column else "dedup" if "duplicate" in mentioned else None
+    return Condition(text=parts[number], kept=kept, hours=hours, rejected_alone=alone, unknown=unknown, fills_in=fills_in, sides=_sides(con, mine, column) if column else {})
 
 
 def _sides(con: Any, mine: str, column: str) -> dict[str, tuple[Example, ...]]:

@@ -97,6 +97,12 @@ def test_a_score_that_lacks_is_told_with_what_fills_it_in(catalog: Path, made: R
     assert f"           fill in:        vapdata backfill aesthetic --catalog {catalog}" in found.lines()
 
 
+def test_clips_that_were_compared_with_nothing_are_told_apart_too(catalog: Path, made: Recipe) -> None:
+    found = preview(str(catalog), made, "not duplicate")
+    assert (found.kept, found.conditions[0].unknown) == ((), found.clips)
+    assert f"           fill in:        vapdata dedup --catalog {catalog}" in found.lines()
+
+
 def test_both_ends_of_a_range_are_thresholds(catalog: Path, made: Recipe) -> None:
     values = sorted(value for side in preview(str(catalog), made, "brightness < 0").conditions[0].sides.values() for _, value in side)
     assert values, "a condition that keeps nothing shows the nearest clips"
