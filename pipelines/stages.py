@@ -27,6 +27,8 @@ from vapdata.clip import Caption, Clip, Sample, Score, Video, path_under
 from vapdata.decoder import Decoder
 from vapdata.errors import CallError, ClipError, WorkerDied
 from vapdata.scan import SCAN_FIT, Scanner, source_scores
+from vapdata.errors import ClipError, WorkerDied
+from vapdata.scan import Scanner, fit_for, source_scores
 from vapdata.step import Cell, Encoder, OpenEncoder, Product, step_name
 
 MAX_DEATHS = 2
@@ -210,6 +212,7 @@ class _OpenScan(Worker):
         super().__init__(stage.name, stage.job)
         self.decoder = Decoder()
         self.filters = stage.job.recipe.scan
+        self.fit = fit_for(self.filters, pixels=True)
         self.scanner = Scanner(cuts=stage.job.recipe.cuts, filters=self.filters)
         self.captioners = [captioner.open() for captioner in stage.job.recipe.captions]
 
@@ -230,7 +233,7 @@ class _OpenScan(Worker):
         path = path_under(self.job.root, video.uri)
         try:
             probe = self.decoder.probe(path, folder_fps=video.folder_fps)
-            frames = self.decoder.frames(path, SCAN_FIT, video.start_s or 0.0, video.end_s, folder_fps=video.folder_fps)
+            frames = self.decoder.frames(path, self.fit, video.start_s or 0.0, video.end_s, folder_fps=video.folder_fps)
             found = self.scanner.scan(frames, probe, video)
         except Exception as error:  # noqa: BLE001 - one video's trouble, whatever it is, is its own row
             record.fail("scan", named(error, video.uri), video_id=video.video_id, clip_id=None)

@@ -24,7 +24,7 @@ TOP = ("vapdata.cli", "vapdata.commands")
 LIGHT = ("vapdata.cli", "vapdata", "vapdata.errors", "vapdata.explain", "vapdata.screen", "vapdata.settings", "vapdata.registry")
 """What the command line may load before a command runs."""
 
-DECODERS = ("vapdata.video", "vapdata.video_file", "vapdata.opened", "vapdata.sequence", "vapdata.decoder")
+DECODERS = ("vapdata.video", "vapdata.vectors", "vapdata.video_file", "vapdata.opened", "vapdata.sequence", "vapdata.decoder")
 """The files that touch PyAV: video.py, writing and the open file or folder beneath it, and the child process beside it."""
 
 BARRED_NAMES = {"utils", "util", "base", "common", "core", "manager", "helpers", "misc"}

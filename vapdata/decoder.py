@@ -34,6 +34,7 @@ from vapdata.errors import DecoderCrashed, DecodeTimeout, RunError, TooLarge
 from vapdata.opened import OpenVideo, Probe, quoted_name
 from vapdata.sequence import OpenSequence
 from vapdata.video import Fit, Frame, frames_of, look, opened, sample
+from vapdata.video import DETAIL, Fit, Frame, frames_of, opened, sample
 
 RING_BYTES = 32 * 2**20
 """Shared memory for frames on their way; two slots at least, eight at most."""
@@ -103,8 +104,10 @@ class Decoder:
             if "end" in answer:
                 return
             image = self._child.shared(answer["offset"], answer["shape"])
+            detail = self._child.shared(answer["offset"] + image.size, answer["detail"]) if "detail" in answer else None
+            vectors = np.array(answer["vectors"]) if "vectors" in answer else None
             self._child.send({"call": call, "taken": 1})
-            yield Frame(index=answer["index"], time_s=answer["time_s"], image=image)
+            yield Frame(index=answer["index"], time_s=answer["time_s"], image=image, detail=detail, vectors=vectors)
 
     def sample(
         self,
@@ -229,7 +232,8 @@ class _Child:
         """A copy of what the child put there."""
         size = int(np.prod(shape))
         image = np.empty(shape, np.uint8)
-        os.preadv(self.memory, [image.reshape(size).data], offset)
+        if size:
+            os.preadv(self.memory, [image.reshape(size).data], offset)
         return image
 
     def end(self, grace_s: float = 0.0) -> str:
@@ -318,20 +322,27 @@ class _Server:
     def do_frames(
         self, path: str, fit: dict[str, Any], start_s: float, end_s: float | None, folder_fps: float | None
     ) -> None:
-        if self.held and self.held.path == path:
+        if self.held and self.held.path == path and not fit["vectors"]:
             video, self.held = self.held, None
         else:
             self.hold(None)
-            video = opened(path, folder_fps).open()
+            video = opened(path, folder_fps, Fit(**fit)).open()
         with closing(video):
+            size = None
             for frame in frames_of(video, Fit(**fit), start_s, end_s, self.tick):
-                size = frame.image.nbytes
+                more: dict[str, Any] = {} if frame.vectors is None else {"vectors": frame.vectors.tolist()}
+                # all pictures of a file have one size, details maybe not where the coded size changes: a slot holds the largest
+                size = size or frame.image.nbytes + (DETAIL * DETAIL if frame.detail is not None else 0) or 1
                 slots = min(8, max(2, RING_BYTES // size))
                 if frame.index >= slots and not self.may_go_on():
                     return
                 offset = frame.index % slots * size
-                os.pwrite(self.memory, frame.image.data, offset)
-                self.say(index=frame.index, time_s=frame.time_s, offset=offset, shape=frame.image.shape)
+                if frame.image.size:
+                    os.pwrite(self.memory, frame.image.data, offset)
+                if frame.detail is not None:
+                    os.pwrite(self.memory, frame.detail.data, offset + frame.image.nbytes)
+                    more["detail"] = frame.detail.shape
+                self.say(index=frame.index, time_s=frame.time_s, offset=offset, shape=frame.image.shape, **more)
         self.say(end=True)
 
     def may_go_on(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import av
 import av.logging
 import numpy as np
+from av.codec.context import Flags2
 from av.stream import Disposition
 
 from vapdata.clip import quote
@@ -60,8 +61,11 @@ class OpenVideo:
     stream; TooLarge for a picture of more than MAX_PIXELS or one that memory does not suffice for.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, vectors: bool = False, hurried: bool = False) -> None:
+        """`vectors`: pictures bring the codec's motion vectors. `hurried`: what no other picture refers to is left out, and edges stay unfiltered."""
         self.path = path
+        self.vectors = vectors
+        self.hurried = hurried
         self.name = quoted_name(path)
         self.decoded = 0
         self.claimed = (0, 0)
@@ -138,6 +142,10 @@ class OpenVideo:
         self.claimed = (context.width, context.height)
         context.options = {"max_pixels": str(MAX_PIXELS)}
         context.thread_count = 1
+        if self.vectors:
+            context.flags2 |= Flags2.export_mvs
+        if self.hurried:
+            context.options |= {"skip_loop_filter": "all", "skip_frame": "noref"}
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or DEFAULT_FPS)
         self.running = self._decode()
         first = next(self.running, None)

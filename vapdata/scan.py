@@ -11,7 +11,7 @@ own frames gives the number that the scan of the whole video gave.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +28,15 @@ GOOD_PART_S = 1.0
 """A damaged video of which at least this much came out gives clips; of less, only a failure."""
 SLACK_S = 1e-3
 """Times closer than this are equal, as in `vapdata.video`: Matroska rounds every time stamp to a millisecond."""
+
+
+@runtime_checkable
+class FrameMeter(Protocol):
+    """A meter that looks at more of a frame than its picture: its filter's `needs` says at what."""
+
+    def add_frame(self, frame: Frame, time_s: float) -> None:
+        """Takes the next sampled frame, in place of `add`, and its time in the clip."""
+        ...
 
 
 @runtime_checkable
@@ -99,6 +108,15 @@ class Scanner:
             result.failure = error
         run.finish()
         return result
+
+
+def fit_for(filters: Sequence[Filter], *, pixels: bool = False) -> Fit:
+    """How frames have to be decoded for these filters: at the scan size, with what else they need and without what none does.
+
+    `pixels`: the caller looks at pictures itself, e.g. to find cuts.
+    """
+    needs = {need for step in filters if step.fps > 0 for need in getattr(step, "needs", ("pixels",))}
+    return replace(SCAN_FIT, pixels=pixels or "pixels" in needs, detail="detail" in needs, vectors="vectors" in needs)
 
 
 def scan(
@@ -320,7 +338,10 @@ class _Grid:
         self.given += 1
         if self._failure is None:
             try:
-                self._meter.add(frame.image, frame.time_s - start_s)
+                if isinstance(self._meter, FrameMeter):
+                    self._meter.add_frame(frame, frame.time_s - start_s)
+                else:
+                    self._meter.add(frame.image, frame.time_s - start_s)
             except ClipError as error:
                 self._failure = error
 

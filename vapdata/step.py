@@ -61,7 +61,11 @@ class Meter(Protocol):
 
 @runtime_checkable
 class Filter(Protocol):
-    """A number or label about a clip. Never drops anything."""
+    """A number or label about a clip. Never drops anything.
+
+    One that looks at more than pictures has `needs: ClassVar[frozenset[str]]`, some of `pixels`, `detail` and `vectors`
+    (what `vapdata.video.Fit` can bring), and a meter with `add_frame`; without it, pictures are all that it gets.
+    """
 
     name: ClassVar[str]
     fps: float

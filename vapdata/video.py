@@ -27,12 +27,13 @@ from typing import Any, Literal
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from vapdata.clip import Look, Sampling
 from vapdata.errors import CallError, MissingInput, Unreadable
 from vapdata.opened import MAX_PIXELS, OpenVideo, Probe, quoted_name, refuse_large
 from vapdata.sequence import FrameFolder, OpenSequence, frame_folder
+from vapdata.vectors import patch_lengths
 from vapdata.video_file import write
 
 __all__ = [
@@ -56,6 +57,12 @@ PRODUCT_KERNEL = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT
 """Without the second flag swscale halves the colour's width: 2-4 levels of mean error against float64, not 0.3-0.9."""
 
 
+DETAIL = 256
+"""Pixels on a side of `Frame.detail`."""
+LUMA_FIRST = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray"})
+"""Pixel formats whose first plane is 8-bit luma."""
+
+
 def _no_tick() -> None:
     """What is called after every decoded frame when the caller does not ask to be told."""
 
@@ -74,6 +81,12 @@ class Fit:
     height: int | None = None
     width: int | None = None
     resize: Literal["stretch", "crop"] = "stretch"
+    pixels: bool = True
+    """False: frames come without a picture (0 x 0 pixels), for those who ask for `vectors` alone."""
+    detail: bool = False
+    """Whether frames bring a part of the luma that was not scaled."""
+    vectors: bool = False
+    """Whether frames bring the codec's motion vectors."""
 
     def __post_init__(self) -> None:
         if (self.height is None) != (self.width is None):
@@ -110,6 +123,10 @@ class Frame:
     """Seconds from the file's first shown frame."""
     image: UInt8[np.ndarray, "h w 3"]
     """RGB, 0-255, as displayed."""
+    detail: UInt8[np.ndarray, "dh dw"] | None = None
+    """With `Fit.detail`: luma of the coded picture's middle, at most 256 x 256, its corner a multiple of 16 pixels from the picture's."""
+    vectors: Float[np.ndarray, "rows columns"] | None = None
+    """With `Fit.vectors`: see `vapdata/vectors.py`; None where the codec exports none, and for key frames."""
 
 
 def probe(path: str | os.PathLike[str], *, folder_fps: float | None = None) -> Probe:
@@ -124,9 +141,11 @@ def probe(path: str | os.PathLike[str], *, folder_fps: float | None = None) -> P
         return video.probe()
 
 
-def opened(path: str | os.PathLike[str], folder_fps: float | None) -> OpenVideo | OpenSequence:
+def opened(path: str | os.PathLike[str], folder_fps: float | None, fit: Fit = Fit()) -> OpenVideo | OpenSequence:
     """What `path` is, not yet open: a folder that a rate is known for, or a file."""
-    return OpenSequence(path, folder_fps) if folder_fps is not None and os.path.isdir(path) else OpenVideo(path)
+    if folder_fps is not None and os.path.isdir(path):
+        return OpenSequence(path, folder_fps)
+    return OpenVideo(path, vectors=fit.vectors, hurried=fit.vectors and not fit.pixels and not fit.detail)
 
 
 def frames(
@@ -144,7 +163,7 @@ def frames(
     Seeks to the key frame before `start_s`. Raises as `probe` does, and Unreadable part-way, after the frames before
     it, when the decoder raises. There is no frame at all when the file ends before `start_s`.
     """
-    with opened(path, folder_fps) as video:
+    with opened(path, folder_fps, fit) as video:
         yield from frames_of(video, fit, start_s, end_s)
 
 
@@ -152,14 +171,30 @@ def frames_of(
     video: OpenVideo | OpenSequence, fit: Fit, start_s: float, end_s: float | None, tick: Callable[[], None] = _no_tick
 ) -> Iterator[Frame]:
     """`frames` of a file that is open; `tick` is called after every decoded frame, also those only passed over."""
-    image, index = _Imager(video, fit), 0
+    image, index = _Imager(video, fit) if fit.pixels else _no_image, 0
     for time_s, picture in video.pictures(start_s):
         tick()
         if end_s is not None and time_s >= end_s - video.slack_s:
             return
         if time_s >= start_s - video.slack_s:
-            yield Frame(index=index, time_s=time_s, image=image(picture))
+            detail = _detail(video, picture) if fit.detail else None
+            vectors = patch_lengths(picture) if fit.vectors else None
+            yield Frame(index=index, time_s=time_s, image=image(picture), detail=detail, vectors=vectors)
             index += 1
+
+
+def _no_image(picture: av.VideoFrame) -> UInt8[np.ndarray, "0 0 3"]:
+    return np.empty((0, 0, 3), np.uint8)
+
+
+def _detail(video: OpenVideo | OpenSequence, picture: av.VideoFrame) -> UInt8[np.ndarray, "dh dw"]:
+    """The middle of the first plane where that is 8-bit luma; else of the picture as grey."""
+    with video.telling():
+        grey = picture if picture.format.name in LUMA_FIRST else picture.reformat(format="gray")
+        plane = grey.planes[0]
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: picture.height, : picture.width]
+    top, left = (max(0, side - DETAIL) // 2 // 16 * 16 for side in lines.shape)
+    return np.ascontiguousarray(lines[top : top + DETAIL, left : left + DETAIL])
 
 
 def sample(

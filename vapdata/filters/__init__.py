@@ -5,6 +5,7 @@ FILTERS = {
     "brightness": "vapdata.filters.brightness:Brightness",
     "camera_motion": "vapdata.filters.camera_motion:CameraMotion",
     "clarity": "vapdata.filters.clarity:Clarity",
+    "codec_motion": "vapdata.filters.codec_motion:CodecMotion",
     "content": "vapdata.filters.content:Content",
     "cuts": "vapdata.filters.cuts:Cuts",
     "embedding": "vapdata.filters.embedding:Embedding",
