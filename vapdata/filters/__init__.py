@@ -2,6 +2,7 @@
 
 FILTERS = {
     "aesthetic": "vapdata.filters.aesthetic:Aesthetic",
+    "blockiness": "vapdata.filters.blockiness:Blockiness",
     "brightness": "vapdata.filters.brightness:Brightness",
     "camera_motion": "vapdata.filters.camera_motion:CameraMotion",
     "clarity": "vapdata.filters.clarity:Clarity",
@@ -19,5 +20,6 @@ FILTERS = {
     "static": "vapdata.filters.static:Static",
     "temporal_consistency": "vapdata.filters.temporal_consistency:TemporalConsistency",
     "text_match": "vapdata.filters.text_match:TextMatch",
+    "text_overlay": "vapdata.filters.text_overlay:TextOverlay",
     "watermark": "vapdata.filters.watermark:Watermark",
 }
