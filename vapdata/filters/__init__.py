@@ -16,6 +16,7 @@ FILTERS = {
     "flash": "vapdata.filters.flash:Flash",
     "letterbox": "vapdata.filters.letterbox:Letterbox",
     "motion": "vapdata.filters.motion:Motion",
+    "motion_raft": "vapdata.filters.motion_raft:MotionRaft",
     "nsfw": "vapdata.filters.nsfw:Nsfw",
     "static": "vapdata.filters.static:Static",
     "temporal_consistency": "vapdata.filters.temporal_consistency:TemporalConsistency",

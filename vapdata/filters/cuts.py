@@ -12,7 +12,9 @@ from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from vapdata.errors import CallError
+from vapdata.filters.lengths import Lengths
 from vapdata.filters.shrink import at_most
+from vapdata.filters.transnet import LONGEST_WAIT, TransNetFinder
 
 WINDOW = 2
 """Frames before and after a frame whose mean change the adaptive detector compares it with."""
@@ -36,11 +38,13 @@ class Cuts:
         between alike framings (change 8-9) are not found; `min_change=7.5` finds them.
     Cost: 0.06 ms per frame at the scan size; an answer comes at most `delay` frames after its frame.
     Fails when: never.
-    Source: PySceneDetect 0.7, AdaptiveDetector (default ratio 3, change 15) and ContentDetector (default 27).
+    Source: PySceneDetect 0.7, AdaptiveDetector (default ratio 3, change 15) and ContentDetector (default 27); for `transnet`,
+        vapdata/filters/transnet.py: it sees dissolves too, wants `weights`, and alone decides (the three checks are left out).
+        Long takes are split every `max_s` seconds where that is given; `none` does only that.
     """
 
     name: ClassVar[str] = "cuts"
-    detector: Literal["adaptive", "content"] = "adaptive"
+    detector: Literal["adaptive", "content", "transnet", "none"] = "adaptive"
     ratio: float = 4.0
     """Adaptive: a frame's change over the mean change of the two frames on each side. A flash of one frame has 4 at most."""
     min_change: float = 12.0
@@ -51,41 +55,54 @@ class Cuts:
     """Frames on each side, none of which may change by two thirds as much."""
     min_s: float = 0.25
     """Shortest shot, in seconds, but for the last one."""
+    max_s: float | None = None
+    """Longest clip: a take that goes on is split every so many seconds. None: never."""
     side: int = 64
     """Longer side, in pixels, that frames are scaled down to and compared at."""
+    weights: str | None = None
+    """`transnet`: its safetensors file."""
+    probability: float = 0.5
+    """`transnet`: from which on a frame is a transition. Cosmos-Curate takes 0.4."""
 
     def __post_init__(self) -> None:
         if self.hold < WINDOW:
             raise CallError(f"cuts.hold: got {self.hold}, wants {WINDOW} or more; type --set cuts.hold=5")
         if self.side < 16:
             raise CallError(f"cuts.side: got {self.side} px, wants 16 or more; type --set cuts.side=64")
+        if self.max_s is not None and self.max_s < max(self.min_s, 1e-3):
+            raise CallError(f"cuts.max_s: got {self.max_s:g} s, wants at least min_s ({self.min_s:g} s); type --set cuts.max_s=10")
+        if self.detector == "transnet" and not self.weights:
+            raise CallError("cuts.detector: transnet wants its weights; type --set cuts.weights=transnetv2.safetensors")
 
     @property
     def delay(self) -> int:
         """How many frames after a frame its answer comes at the latest."""
-        return self.hold
+        return LONGEST_WAIT if self.detector == "transnet" else self.hold
 
     def writes(self) -> Mapping[str, Literal["value", "label"]]:
         """No scores."""
         return {}
 
-    def open(self) -> "CutFinder":
+    def open(self) -> "CutFinder | TransNetFinder":
         """A finder for one video."""
-        return CutFinder(self)
+        lengths = Lengths(self.min_s, self.max_s)
+        if self.detector == "transnet":
+            return TransNetFinder(str(self.weights), self.probability, lengths)
+        return CutFinder(self, lengths)
 
 
 class CutFinder:
     """Finds the cuts of one video, given its frames in order."""
 
-    def __init__(self, settings: Cuts) -> None:
+    def __init__(self, settings: Cuts, lengths: Lengths) -> None:
         self._settings = settings
+        self._lengths = lengths
         self._detector = _detector(settings)
         self._index = -1
         self._times: deque[float] = deque(maxlen=settings.hold + 1)
         self._changes: deque[float] = deque(maxlen=2 * settings.hold + 1)
         self._proposed: deque[int] = deque()
         self._small: UInt8[np.ndarray, "h w 3"] | None = None
-        self._last_cut_s = 0.0
 
     def add(self, image: UInt8[np.ndarray, "h w 3"], time_s: float) -> list[int]:
         """Takes the next frame; gives the indices (from 0, in calls of `add`) of frames that begin a new shot.
@@ -96,9 +113,10 @@ class CutFinder:
         # Bilinear: it samples 4 of the pixels that area averaging would add up, in a twentieth of the time (0.01 ms).
         small = at_most(image, self._settings.side, cv2.INTER_LINEAR)
         self._note(small, time_s)
-        timecode = FrameTimecode(self._index, fps=1.0)
-        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        self._proposed.extend(at.frame_num for at in self._detector.process_frame(timecode, bgr))
+        if self._detector is not None:
+            timecode = FrameTimecode(self._index, fps=1.0)
+            bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+            self._proposed.extend(at.frame_num for at in self._detector.process_frame(timecode, bgr))
         return self._confirm(self._index - self._settings.hold)
 
     def finish(self) -> list[int]:
@@ -111,25 +129,24 @@ class CutFinder:
         return found
 
     def _note(self, small: UInt8[np.ndarray, "h w 3"], time_s: float) -> None:
-        if self._small is None:
-            self._last_cut_s = time_s
         comparable = self._small is not None and self._small.shape == small.shape
         self._changes.append(sum(cv2.mean(cv2.absdiff(small, self._small))[:3]) / 3 if comparable else 0.0)
         self._times.append(time_s)
         self._small = small
 
     def _confirm(self, target: int) -> list[int]:
+        if target < 0:
+            return []
+        return [target] if self._lengths.begins(self._is_cut(target), self._times[0]) else []
+
+    def _is_cut(self, target: int) -> bool:
         while self._proposed and self._proposed[0] < target:
             self._proposed.popleft()
         if not self._proposed or self._proposed[0] != target:
-            return []
+            return False
         changes = list(self._changes)
         change = changes.pop(-1 - self._settings.hold)
-        long_enough = self._times[0] - self._last_cut_s > self._settings.min_s - 1e-6
-        if change < self._settings.min_rgb or max(changes) > change * 2 / 3 or not long_enough:
-            return []
-        self._last_cut_s = self._times[0]
-        return [target]
+        return change >= self._settings.min_rgb and max(changes) <= change * 2 / 3
 
 
 class _QuickScore(ContentDetector):
@@ -151,7 +168,9 @@ class _QuickAdaptive(_QuickScore, AdaptiveDetector):
     """AdaptiveDetector with the quick score."""
 
 
-def _detector(settings: Cuts) -> ContentDetector:
+def _detector(settings: Cuts) -> ContentDetector | None:
+    if settings.detector == "none":
+        return None
     if settings.detector == "content":
         return _QuickScore(threshold=settings.min_change, min_scene_len=0)
     return _QuickAdaptive(

@@ -83,6 +83,17 @@ def test_a_shot_shorter_than_min_s_is_joined():
     assert _found(pictures, min_s=0.5) == [30]
 
 
+def test_a_long_take_is_split_at_a_fixed_stride_that_starts_anew_at_each_cut():
+    pictures = _scene(1, 60) + _scene(2, 40)
+    assert _found(pictures, max_s=1.0) == [25, 50, 60, 85]
+    assert _found(pictures, max_s=1.0, detector="none") == [25, 50, 75]
+    assert _found(pictures, detector="none") == []
+
+
+def test_a_video_shorter_than_the_delay_is_split_too():
+    assert _found(_scene(1, 4), fps=2.0, max_s=1.0, detector="none") == [2]
+
+
 def test_the_content_detector_is_there_too():
     assert _found(_scene(1, 30) + _scene(2, 30), detector="content", min_change=27.0) == [30]
 
@@ -99,7 +110,7 @@ def test_the_score_is_the_librarys_own(name, library):
         assert ours._frame_score == pytest.approx(library._frame_score, abs=1e-9)
 
 
-@pytest.mark.parametrize("settings", [{"hold": 1}, {"side": 8}])
+@pytest.mark.parametrize("settings", [{"hold": 1}, {"side": 8}, {"max_s": 0.1}])
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(CallError, match="--set cuts"):
         Cuts(**settings)
