@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+FILTERS_START = "<!-- filters: generated from their docstrings by `python tests/test_readme.py` -->"
+FILTERS_END = "<!-- filters: end -->"
 START = "<!-- tables: generated from catalogs/tables.py by `python tests/test_readme.py` -->"
 END = "<!-- tables: end -->"
 
@@ -29,21 +31,46 @@ def _reference() -> str:
     return "\n".join(parts)
 
 
+def _filters() -> str:
+    """The filters as Markdown: what stands under the fixed heads of their docstrings, the first sentence of each."""
+    from vapdata.filters import FILTERS
+    from vapdata.registry import load
+
+    rows = ["| filter | what it measures | writes, unit | default | cost | source |", "|---|---|---|---|---|---|"]
+    for name in FILTERS:
+        heads = _heads(load(FILTERS, name, "filter").__doc__ or "")
+        cells = (_sentence(heads[head]) for head in ("What", "Writes", "Default", "Cost", "Source"))
+        rows.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _heads(text: str) -> dict[str, str]:
+    parts = re.split(r"^    (What|Reads|Writes|Default|Cost|Fails when|Source): ", text, flags=re.MULTILINE)
+    return {head: " ".join(said.split()) for head, said in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _sentence(text: str) -> str:
+    """Up to the first full stop that ends a sentence (a figure, an initial or `et al.` goes on), fit for a cell."""
+    whole = re.split(r"(?<![A-Z])(?<!et al)(?<!e\.g)[.](?= [A-Z`(0-9])", text)[0].rstrip(".")
+    return whole.replace("|", chr(92) + "|").replace("<", "&lt;")
+
+
 def _type(arrow: str) -> str:
     short = {"double": "number", "int64": "integer", "bool": "yes/no", "string": "text", "list<item: int64>": "integers", "list<item: string>": "texts"}
     return short.get(arrow, arrow.partition("[")[0])
 
 
 def _with_reference(readme: str) -> str:
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{_reference()}\n{END}{after}"
+    for start, text, end in ((START, _reference(), END), (FILTERS_START, _filters(), FILTERS_END)):
+        before, _, rest = readme.partition(start)
+        _, _, after = rest.partition(end)
+        readme = f"{before}{start}\n{text}\n{end}{after}"
+    return readme
 
 
 def test_the_table_reference_is_what_tables_py_says(repository: Path) -> None:
     readme = (repository / "README.md").read_text()
-    assert START in readme
-    assert END in readme
+    assert all(mark in readme for mark in (START, END, FILTERS_START, FILTERS_END))
     assert readme == _with_reference(readme), "type: python tests/test_readme.py"
 
 

@@ -30,7 +30,7 @@ class MotionRaft:
     Reads: frames at `fps`, longer side at most 320 px.
     Writes: `motion_raft`, px per 1/fps s at that size.
     Default: 2 frames per second, raft_large; `weights` has no default.
-    Cost: of a GPU's size: 100 to 1,000 times `motion` on a CPU, by the network.
+    Cost: not measured: no GPU was at hand. On a CPU it is for a few clips only.
     Fails when: the clip has fewer than two frames. CallError without weights, or with those of another network.
     Source: Teed and Deng, "RAFT: Recurrent all-pairs field transforms for optical flow", ECCV 2020; torchvision's classes, whose weights
         (`raft_large_C_T_SKHT_V2`) `safetensors.torch.save_file` writes. Data-Juicer's threshold at 2 fps is 1.0, for other sizes.

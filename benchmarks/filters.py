@@ -1,0 +1,181 @@
+"""What each filter costs: clips per second on one core and on two, against bare decoding in the same run.
+
+    python -m benchmarks.filters [FOLDER OF CLIPS] [--clips N] [--data-juicer PYTHON]
+
+Every clip is decoded and measured by each filter alone, by the default chain with its cuts, and by nothing, with PyAV and ours
+taking turns per clip so that other load moves all alike. CPU seconds are the figure to compare; on two cores two processes
+share the clips, and what the default chain gains is a ratio of wall-clock times. `--data-juicer` names the interpreter of an environment in which
+py-data-juicer is installed: its `video_motion_score_filter` at 2 fps then runs over the same clips in the same run.
+Appends a dated section to `benchmarks/RESULTS.md`.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+import cv2
+
+from benchmarks.ledger import append_row
+from pipelines.recipe import Recipe
+from vapdata import video
+from vapdata.clip import Clip, Video
+from vapdata.filters import FILTERS
+from vapdata.registry import load
+from vapdata.scan import Scanner, fit_for
+from vapdata.step import Filter
+from vapdata.vectors import patch_lengths
+from vapdata.video import Fit, Frame, frames, probe
+
+DEFAULT_FOLDER = Path(os.environ.get("VAPDATA_REAL_CLIPS", "../shared/clips")) / "clips"
+WITHOUT = ("cuts", "motion_raft")
+"""Not measured alone: one writes no score, one needs a network's weights."""
+MODELS = ("aesthetic", "embedding", "temporal_consistency", "text_match", "watermark", "nsfw")
+"""Filters that look at a few frames with a network: benchmarks of their own."""
+CLIP = Clip(
+    clip_id="d/a", video_id="d/a", source="d", split="train", start_s=0.0, end_s=1.0, frames=2, fps=2.0, width=320, height=180, codec="h264", whole=True
+)
+DATA_JUICER = """
+import json, resource, sys
+from data_juicer.ops.filter.video_motion_score_filter import VideoMotionScoreFilter
+step = VideoMotionScoreFilter(sampling_fps=2)
+for path in json.load(sys.stdin):
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        step.compute_stats_single({"videos": [path], "text": "", "__dj__stats__": {}})
+    except Exception as error:
+        print(json.dumps([path, None, str(error)[:80]]), flush=True)
+        continue
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps([path, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, ""]), flush=True)
+"""
+
+
+def bare(path: Path) -> None:
+    """PyAV decodes on one thread, nothing is converted."""
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = 1
+        for _ in container.decode(stream):
+            pass
+
+
+def scanner(filters: Sequence[Filter], *, cuts: bool = False) -> Callable[[Path], None]:
+    """One pass over a clip with these filters, decoded as they need it."""
+    recipe = Recipe.__dataclass_fields__
+    scan = Scanner(filters=filters, cuts=recipe["cuts"].default if cuts else None)
+    fit = fit_for(filters, pixels=cuts)
+
+    def run(path: Path) -> None:
+        named = Video(video_id=path.name, dataset="d", name=path.name, uri=path.name, split_group=".")
+        scan.scan(frames(path, fit), probe(path), named)
+
+    return run
+
+
+def ways() -> dict[str, Callable[[Path], None]]:
+    """What is measured, by name."""
+    chain = Recipe.__dataclass_fields__["scan"].default
+    single = {name: load(FILTERS, name, "filter")() for name in FILTERS if name not in (*WITHOUT, *MODELS)}
+    return {
+        "bare decode": bare,
+        "the default chain": scanner(chain, cuts=True),
+        "decode and scale to 320": scanner([load(FILTERS, "brightness", "filter")(fps=1e-3)]),
+        **{name: scanner([step]) for name, step in single.items() if step.fps > 0},
+    }
+
+
+def measured(paths: Sequence[Path]) -> dict[str, float]:
+    """CPU seconds of each way over all clips."""
+    cv2.setNumThreads(1)
+    totals: dict[str, float] = defaultdict(float)
+    opened = ways()
+    for path in paths:
+        for name, way in opened.items():
+            began = time.process_time()
+            way(path)
+            totals[name] += time.process_time() - began
+    return dict(totals)
+
+
+def own_seconds(name: str, paths: Sequence[Path]) -> float:
+    """CPU seconds of what a filter does with sampled frames, and of summing the vectors up, at 2 fps; clips without vectors left out."""
+    step, total = load(FILTERS, name, "filter")(), 0.0
+    for path in paths:
+        if video.probe(path).codec not in ("h264", "mpeg4"):
+            continue
+        with video.opened(path, None, Fit(vectors=True)) as file:
+            sampled = [picture for index, (_, picture) in enumerate(file.pictures(0.0)) if index % max(1, round(file.rate / 2)) == 0]
+            given = [Frame(index=k, time_s=k / 2, image=each.reformat(320, 180, "rgb24").to_ndarray()) for k, each in enumerate(sampled)]
+            began = time.process_time()
+            meter = step.open()(CLIP)
+            for frame, picture in zip(given, sampled, strict=True):
+                if name == "codec_motion":
+                    meter.add_frame(dataclasses.replace(frame, vectors=patch_lengths(picture)), frame.time_s)
+                else:
+                    meter.add(frame.image, frame.time_s)
+            total += time.process_time() - began
+    return total
+
+
+def _chain_alone(paths: Sequence[Path]) -> None:
+    cv2.setNumThreads(1)
+    way = scanner(Recipe.__dataclass_fields__["scan"].default, cuts=True)
+    for path in paths:
+        way(path)
+
+
+def on_cores(paths: Sequence[Path], cores: int) -> float:
+    """Clips per second of the default chain with so many processes, in wall-clock time, start-up left out."""
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        pool.map(_chain_alone, [list(paths[:1])] * cores, chunksize=1)
+        began = time.perf_counter()
+        pool.map(_chain_alone, [[path] for path in paths], chunksize=1)
+        return len(paths) / (time.perf_counter() - began)
+
+
+def data_juicer(python: str, paths: Sequence[Path]) -> tuple[float, list[str]]:
+    """(CPU seconds, clips that it could not score)."""
+    done = subprocess.run([python, "-c", DATA_JUICER], input=json.dumps([str(path) for path in paths]), capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return sum(seconds for _, seconds, _ in rows if seconds is not None), [os.path.basename(path) for path, seconds, _ in rows if seconds is None]
+
+
+def main() -> None:
+    """Measures, prints, appends."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER)
+    parser.add_argument("--clips", type=int, help="only every n-th, so that this many remain")
+    parser.add_argument("--data-juicer", help="interpreter of an environment that has py-data-juicer")
+    given = parser.parse_args()
+    paths = [path for path in sorted(given.folder.iterdir()) if path.suffix not in (".csv", ".md")]
+    paths = paths[:: max(1, len(paths) // given.clips)] if given.clips else paths
+    totals = measured(paths)
+    base, scaled = totals["bare decode"], totals["decode and scale to 320"]
+    rows = [
+        (name, f"{cpu:.2f} s CPU, {len(paths) / cpu:.1f} clips/s/core, {cpu / base:.2f} x bare decode, {(cpu - scaled) / base:+.2f} x over decoding and scaling")
+        for name, cpu in totals.items()
+    ]
+    flow, vectors = (own_seconds(name, paths[::4]) for name in ("motion", "codec_motion"))
+    figure = f"{totals['motion'] / totals['codec_motion']:.2f} x its clips/s; {flow / vectors:.1f} x without decoding and scaling, on every fourth clip"
+    rows.append(("codec_motion against motion, decoding included", figure))
+    one, two = (on_cores(paths, cores) for cores in (1, 2))
+    rows.append(("the default chain, wall-clock", f"{one:.2f} clips/s on one core, {two:.2f} on two ({two / one:.2f} x); load before: {os.getloadavg()[0]:.0f}"))
+    if given.data_juicer:
+        cpu, failed = data_juicer(given.data_juicer, paths)
+        figure = f"{cpu:.2f} s CPU, {cpu / base:.2f} x bare decode, {cpu / totals['motion']:.2f} x our motion"
+        rows.append(("Data-Juicer's video_motion_score_filter, 2 fps", f"{figure}; failed: {', '.join(failed) or 'none'}"))
+    rows.append(("clips", str(len(paths))))
+    print(*(f"{what:45s} {figure}" for what, figure in rows), sep="\n")
+    append_row("Filters", "python -m benchmarks.filters", rows)
+
+
+if __name__ == "__main__":
+    main()
