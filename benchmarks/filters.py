@@ -29,7 +29,7 @@ from vapdata import video
 from vapdata.clip import Clip, Video
 from vapdata.filters import FILTERS
 from vapdata.registry import load
-from vapdata.scan import Scanner, fit_for
+from vapdata.scan import Scanner, fit_for, measure
 from vapdata.step import Filter
 from vapdata.vectors import patch_lengths
 from vapdata.video import Fit, Frame, frames, probe
@@ -67,11 +67,21 @@ def bare(path: Path) -> None:
             pass
 
 
-def scanner(filters: Sequence[Filter], *, cuts: bool = False) -> Callable[[Path], None]:
-    """One pass over a clip with these filters, decoded as they need it."""
-    recipe = Recipe.__dataclass_fields__
-    scan = Scanner(filters=filters, cuts=recipe["cuts"].default if cuts else None)
-    fit = fit_for(filters, pixels=cuts)
+def alone(step: Filter) -> Callable[[Path], None]:
+    """One filter over a clip that is known, decoded as it needs it: what `vapdata backfill` does."""
+    opened, fit = [(step, step.open())], fit_for([step])
+
+    def run(path: Path) -> None:
+        measure(frames(path, fit), CLIP, opened)
+
+    return run
+
+
+def default_chain() -> Callable[[Path], None]:
+    """The scan of a build: cuts, the recipes' filters, thumbnails."""
+    fields = Recipe.__dataclass_fields__
+    scan = Scanner(filters=fields["scan"].default, cuts=fields["cuts"].default)
+    fit = fit_for(fields["scan"].default, pixels=True)
 
     def run(path: Path) -> None:
         named = Video(video_id=path.name, dataset="d", name=path.name, uri=path.name, split_group=".")
@@ -82,13 +92,12 @@ def scanner(filters: Sequence[Filter], *, cuts: bool = False) -> Callable[[Path]
 
 def ways() -> dict[str, Callable[[Path], None]]:
     """What is measured, by name."""
-    chain = Recipe.__dataclass_fields__["scan"].default
     single = {name: load(FILTERS, name, "filter")() for name in FILTERS if name not in (*WITHOUT, *MODELS)}
     return {
         "bare decode": bare,
-        "the default chain": scanner(chain, cuts=True),
-        "decode and scale to 320": scanner([load(FILTERS, "brightness", "filter")(fps=1e-3)]),
-        **{name: scanner([step]) for name, step in single.items() if step.fps > 0},
+        "the default chain": default_chain(),
+        "decode and scale to 320": alone(load(FILTERS, "brightness", "filter")(fps=1e-3)),
+        **{name: alone(step) for name, step in single.items() if step.fps > 0},
     }
 
 
@@ -127,7 +136,7 @@ def own_seconds(name: str, paths: Sequence[Path]) -> float:
 
 def _chain_alone(paths: Sequence[Path]) -> None:
     cv2.setNumThreads(1)
-    way = scanner(Recipe.__dataclass_fields__["scan"].default, cuts=True)
+    way = default_chain()
     for path in paths:
         way(path)
 

@@ -113,7 +113,7 @@ class Scanner:
 def fit_for(filters: Sequence[Filter], *, pixels: bool = False) -> Fit:
     """How frames have to be decoded for these filters: at the scan size, with what else they need and without what none does.
 
-    `pixels`: the caller looks at pictures itself, e.g. to find cuts.
+    `pixels`: the caller looks at pictures itself, as a scan does for its cuts and thumbnails; `measure` does not.
     """
     needs = {need for step in filters if step.fps > 0 for need in getattr(step, "needs", ("pixels",))}
     return replace(SCAN_FIT, pixels=pixels or "pixels" in needs, detail="detail" in needs, vectors="vectors" in needs)
