@@ -17,7 +17,7 @@ from pipelines.work import Looked, choose_caption
 from vapdata.clip import Caption, Clip, Sample, path_under
 from vapdata.decoder import Decoder
 from vapdata.errors import CallError, ClipError
-from vapdata.scan import SCAN_FIT, measure
+from vapdata.scan import fit_for, measure
 from vapdata.step import Cell, Described, Filter, Judged, kind_of, step_name
 
 
@@ -219,7 +219,8 @@ class _OpenMeasure(Worker):
         path = path_under(self.job.root, each.clip["uri"])
         chosen = [self.filters[name] for name in self.filters if name in each.steps]
         watched = any(step.fps > 0 for step, _ in chosen)
-        frames = self.decoder.frames(path, SCAN_FIT, clip.start_s, clip.end_s, folder_fps=each.clip["folder_fps"]) if watched else ()
+        fit = fit_for([step for step, _ in chosen])
+        frames = self.decoder.frames(path, fit, clip.start_s, clip.end_s, folder_fps=each.clip["folder_fps"]) if watched else ()
         scores, failures = measure(frames, clip, chosen)
         by = {score: signature(step) for step, _ in chosen for score in step.writes()}
         record.rows["scores"] += [score_row(clip.clip_id, score, record.shard, by[score.filter]) for score in scores]

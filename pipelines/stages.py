@@ -26,8 +26,6 @@ from pipelines.work import CONSTANTS, Todo, choose_caption, needs, selected_now
 from vapdata.clip import Caption, Clip, Sample, Score, Video, path_under
 from vapdata.decoder import Decoder
 from vapdata.errors import CallError, ClipError, WorkerDied
-from vapdata.scan import SCAN_FIT, Scanner, source_scores
-from vapdata.errors import ClipError, WorkerDied
 from vapdata.scan import Scanner, fit_for, source_scores
 from vapdata.step import Cell, Encoder, OpenEncoder, Product, step_name
 

@@ -33,8 +33,7 @@ from vapdata.clip import Look, Sampling
 from vapdata.errors import DecoderCrashed, DecodeTimeout, RunError, TooLarge
 from vapdata.opened import OpenVideo, Probe, quoted_name
 from vapdata.sequence import OpenSequence
-from vapdata.video import Fit, Frame, frames_of, look, opened, sample
-from vapdata.video import DETAIL, Fit, Frame, frames_of, opened, sample
+from vapdata.video import DETAIL, Fit, Frame, frames_of, look, opened, sample
 
 RING_BYTES = 32 * 2**20
 """Shared memory for frames on their way; two slots at least, eight at most."""
