@@ -62,7 +62,7 @@ class OpenVideo:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, vectors: bool = False, hurried: bool = False) -> None:
-        """`vectors`: pictures bring the codec's motion vectors. `hurried`: what no other picture refers to is left out, and edges stay unfiltered."""
+        """`vectors`: pictures bring the codec's motion vectors. `hurried`: edges of blocks stay unfiltered, for who looks at no pixel."""
         self.path = path
         self.vectors = vectors
         self.hurried = hurried
@@ -145,7 +145,7 @@ class OpenVideo:
         if self.vectors:
             context.flags2 |= Flags2.export_mvs
         if self.hurried:
-            context.options |= {"skip_loop_filter": "all", "skip_frame": "noref"}
+            context.options |= {"skip_loop_filter": "all"}
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or DEFAULT_FPS)
         self.running = self._decode()
         first = next(self.running, None)

@@ -21,8 +21,8 @@ class CodecMotion:
         `codec_motion_min` the same of the stillest patch of about 256 x 256 pixels, each averaged over time first. Blocks coded without
         reference count as 0, key frames not at all. Vectors serve compression: of flat areas they say little, and an
         encoder that searches less finds less, so thresholds hold for one way of encoding.
-    Reads: vectors at `fps`; no picture is needed, so a run of this filter alone converts and scales nothing, leaves out frames that
-        no other refers to, and skips the deblocking.
+    Reads: vectors at `fps`; no picture is needed, so a run of this filter alone converts and scales nothing and skips the deblocking;
+        the numbers are those of a scan.
     Writes: `codec_motion`, `codec_motion_min`; a reference may lie several frames away.
     Default: 2 frames per second.
     Cost: 0.1 ms per sampled frame, and about 5 % of the decoding for having vectors exported.
