@@ -87,8 +87,10 @@ class Summary:
         return [*lines, f"seconds  {busy or 'nothing to do'}; {self.seconds:.1f} in all", f"catalog  {self.catalog}"]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """For the `runs` table."""
-        return {name: {"planned": self.before[name], "kept": self.done[name], "rejected": 0, "failed": self.failed[name]} for name in self.before}
+        """For the `runs` table. A clip that is to be tried again has failed in this run."""
+        return {
+            name: {"planned": self.before[name], "kept": self.done[name], "rejected": 0, "failed": self.failed[name] + self.to_do[name]} for name in self.before
+        }
 
 
 def backfill(request: Request, *, show: Show | None = None, runner: Callable[..., Iterator[Record]] | None = None) -> Summary:
@@ -100,6 +102,9 @@ def backfill(request: Request, *, show: Show | None = None, runner: Callable[...
     began = time.time()
     catalog = Catalog.open(request.catalog)
     weights.require([weight for step in request.steps for weight in getattr(step, "weights", tuple)()])
+    for step in request.steps:
+        if kind_of(step) == "describer":
+            step.ready()
     kinds = _kinds(request)
     columns = wide_columns(*by_kind(kinds))
     for where in {text for step in request.steps if (text := _where(catalog, request, step))}:

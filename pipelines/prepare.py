@@ -66,6 +66,8 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
     began = time.time()
     recipe, where = request.recipe, request.where or request.recipe.where
     weights.require(recipe.weights())
+    for describer in recipe.describers:
+        describer.ready()
     kinds = kinds_of(request)
     predicate = check_predicate(where, wide_columns(*by_kind(kinds)))
     kinds = {name: kind for name, kind in kinds.items() if predicate.columns & {name, f"{name}_score"}}  # a join less for each other one

@@ -102,6 +102,11 @@ class Recipe:
         """Those of them that score."""
         return tuple(step for step in self.lookers if kind_of(step) == "judge")
 
+    @property
+    def describers(self) -> tuple[Describer, ...]:
+        """Those of them that describe."""
+        return tuple(step for step in self.lookers if kind_of(step) == "describer")
+
     def weights(self) -> list[Any]:
         """The weight files that its steps need."""
         return [weight for step in (*self.lookers, *self.encoders) for weight in step.weights()]
@@ -122,6 +127,18 @@ class Recipe:
     def describe(self) -> dict[str, Any]:
         """The recipe as JSON-able data, for the `runs` table."""
         return dataclasses.asdict(self)
+
+
+def with_describer(made: Recipe, describer: Describer) -> Recipe:
+    """`made` with one more stage, in which `describer` describes the selected clips; on a GPU of its own where it has weights."""
+    stage = LookStage(name=step_name(describer), steps=(describer,), gpus=1.0 if describer.weights() else 0.0)
+    return dataclasses.replace(made, caption=(*made.caption, stage))
+
+
+def preferring(made: Recipe, captioner: str) -> Recipe:
+    """`made`, encoding the texts of `captioner`, one of its describers, before all others; its roles in the order of its prompts."""
+    own = [(step.name, role) for step in made.describers if step.name == captioner for role in step.writes()]
+    return dataclasses.replace(made, use_captions=(*own, *(each for each in made.use_captions if each not in own)))
 
 
 def with_settings(made: Recipe, settings: Sequence[tuple[str, str, Any]]) -> Recipe:

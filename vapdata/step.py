@@ -130,6 +130,10 @@ class Describer(Protocol):
         """Which frames it is shown."""
         ...
 
+    def ready(self) -> None:
+        """Raises CallError where it could not be opened on this machine: a key that is not set, a package that is not installed."""
+        ...
+
     def writes(self) -> Mapping[Role, Author]:
         """The roles it writes, and as whose. Cheap: loads no weights. A clip whose row has another author is described anew."""
         ...

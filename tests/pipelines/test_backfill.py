@@ -55,6 +55,9 @@ class Lightness:
     def look(self) -> Look:
         return Look(fps=2.0, least=2, most=4, long_side=64)
 
+    def ready(self) -> None:
+        pass
+
     def writes(self) -> Mapping[str, Author]:
         return {"short": Author(model_id="lightness", revision="1", prompt_version=self.prompt)}
 

@@ -105,6 +105,9 @@ class AskSettings:
         """Which frames are shown: two at least, since both Qwen models join frames in pairs."""
         return Look(fps=self.fps, least=min(2, self.frames), most=self.frames, long_side=self.long_side)
 
+    def ready(self) -> None:
+        """Raises CallError where it could not be opened here; a model's weights are asked for apart from this."""
+
     def signature(self) -> tuple[str, str]:
         """(model_id, revision). Cheap: loads nothing."""
         raise NotImplementedError

@@ -95,6 +95,14 @@ class OpenaiApi(AskSettings):
         if not self.model:
             raise CallError("openai_api.model: got none, wanted the name that the server knows the model by")
 
+    def ready(self) -> None:
+        """Raises CallError where the key is not set and the server is another machine's."""
+        if self.key_env and not os.environ.get(self.key_env) and not is_loopback(self.url):
+            raise CallError(
+                f"openai_api: the key is read from the environment variable {self.key_env}, which is not set. Type export {self.key_env}=..., "
+                "or --set openai_api.key_env= for a server that wants none"
+            )
+
     def signature(self) -> tuple[str, str]:
         """The model's name, and what its version is called."""
         return self.model, self.revision
@@ -112,13 +120,9 @@ class ApiEngine:
     """A server, asked from several threads."""
 
     def __init__(self, spec: OpenaiApi) -> None:
+        spec.ready()
         self.spec = spec
         self._secret = os.environ.get(spec.key_env, "") if spec.key_env else ""
-        if spec.key_env and not self._secret and not is_loopback(spec.url):
-            raise CallError(
-                f"openai_api: the key is read from the environment variable {spec.key_env}, which is not set. Type export {spec.key_env}=..., "
-                "or --set openai_api.key_env= for a server that wants none"
-            )
         self._asker = Asker(
             Patience(requests_per_s=spec.requests_per_s, attempts=spec.attempts, first_wait_s=spec.first_wait_s, longest_wait_s=spec.longest_wait_s)
         )

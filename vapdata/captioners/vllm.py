@@ -41,6 +41,11 @@ class Vllm(AskSettings):
     context: int = 32_768
     """Tokens of a question and its answer together."""
 
+    def ready(self) -> None:
+        """Raises CallError where vLLM is not installed."""
+        if importlib.util.find_spec("vllm") is None:
+            raise CallError("vllm: it is not installed. Type pip install 'vapdata[vllm]', or use qwen_vl, or openai_api for a vLLM server elsewhere")
+
     def signature(self) -> tuple[str, str]:
         """The model's id, and its commit or fingerprint."""
         (weight,) = self.weights()
@@ -52,8 +57,7 @@ class Vllm(AskSettings):
 
     def engine(self, device: str | None = None) -> "VllmEngine":
         """Starts vLLM. Raises CallError where it is not installed."""
-        if importlib.util.find_spec("vllm") is None:
-            raise CallError("vllm: it is not installed. Type pip install 'vapdata[vllm]', or use qwen_vl, or openai_api for a vLLM server elsewhere")
+        self.ready()
         from vllm import LLM
 
         (weight,) = self.weights()

@@ -1,13 +1,23 @@
 """Commands that only read a catalog: query, status, verify. Exercised by `pytest tests/vapdata/test_cli.py`."""
 
+import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from vapdata.commands.options import catalog_option, open_catalog, print_lines
 from vapdata.errors import CallError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from catalogs.store import Catalog
+    from catalogs.verify import Check
 
 
 @click.command()
@@ -59,14 +69,59 @@ def status(catalog: str) -> None:
 
 @click.command()
 @catalog_option
-def verify(catalog: str) -> int:
-    """Checks that the catalog keeps its promises; lists what is broken, and then exits with 1."""
+@click.option("--clip", metavar="MODEL", help="CLIP that embedded the clips, where it is a local folder; captions are compared by it.  [default: found by its id]")
+def verify(catalog: str, clip: str | None) -> int:
+    """Checks that the catalog keeps its promises; lists what is broken, and then exits with 1.
+
+    Where clips are embedded (`vapdata backfill embedding`) and that CLIP is on this machine, captions that fit another
+    clip better than their own are listed too.
+    """
     from catalogs.verify import verify as check
 
-    findings = check(open_catalog(catalog))
+    opened = open_catalog(catalog)
+    handed, notes = _caption_checks(opened, clip)
+    findings = check(opened, handed=handed)
     print_lines(str(finding) for finding in findings)
+    print_lines(notes)
     print_lines([f"{catalog}: clean" if not findings else f"{catalog}: {len(findings)} finding{'s' if len(findings) > 1 else ''}"])
     return 1 if findings else 0
+
+
+def _caption_checks(opened: "Catalog", model: str | None) -> tuple[list["Check"], list[str]]:
+    """The checks of captions that the catalog's embeddings and the models on this machine allow, and a line for each that they do not."""
+    from catalogs.verify_captions import captions, embedded
+    from catalogs.views import connect
+    from vapdata import weights
+    from vapdata.filters.clip_frames import clip_weight
+
+    with contextlib.closing(connect(opened, ["features"])) as connection:
+        found = embedded(connection)
+    checks, notes = [], []
+    for each in found:
+        weight = clip_weight(model or each.model_id)
+        absent = weights.missing([weight])
+        if weights.is_tiny(weight) and model is None:
+            notes.append(f"note     captions were not compared with clips: the numbers of {each.model_id} mean nothing")
+        elif absent:
+            notes.append(f"note     captions were not compared with clips: {absent[0]}, or name its folder: vapdata verify --clip FOLDER")
+        elif (here := weights.revision(weight)) != each.revision:
+            notes.append(f"note     captions were not compared with clips: {each.product} was made by revision {each.revision}, and {weight.repo} here is {here}")
+        else:
+            checks.append(partial(captions, product=each.product, embed=partial(_text_vectors, weight.repo)))
+    return checks, notes
+
+
+def _text_vectors(model: str, texts: Sequence[str]) -> "np.ndarray":
+    """Unit vectors of `texts` by the CLIP called `model`."""
+    import numpy as np
+
+    from vapdata.filters.clip_frames import tower
+
+    opened = tower(model, None)
+    try:
+        return np.stack([opened.text(text) for text in texts])
+    finally:
+        opened.close()
 
 
 def _lies_within(path: str, folder: str) -> bool:

@@ -33,7 +33,7 @@ def backfill(names: tuple[str, ...], catalog: str, where: str | None, recipe: st
 
     places = places_of(roots)
     made = _recipe(catalog, recipe)
-    steps, made = _steps(dict.fromkeys(names), made, settings)
+    steps, made = _steps(tuple(dict.fromkeys(names)), made, settings)
     request = filling.Request(catalog=catalog, steps=steps, recipe=made, where=where, roots=places, address=address, command=typed_command())
     with progress() as show:
         summary = filling.backfill(request, show=show)

@@ -1,10 +1,15 @@
 """Commands that prepare a dataset: build, retry. Exercised by `pytest tests/pipelines/test_build.py`."""
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from vapdata.commands.options import DEFAULT_RECIPE, address_option, catalog_option, open_catalog, print_lines, recipe_option, said, set_option, typed_command
+from vapdata.errors import CallError
+
+if TYPE_CHECKING:
+    from vapdata.step import Describer
 
 
 @click.command()
@@ -13,6 +18,7 @@ from vapdata.commands.options import DEFAULT_RECIPE, address_option, catalog_opt
 @catalog_option
 @recipe_option
 @click.option("--name", metavar="NAME", help="Name of this dataset in the catalog.  [default: the source's name]")
+@click.option("--captioner", metavar="NAME", help="Have a model describe the clips that are encoded, e.g. qwen_vl or openai_api, and encode its texts.")
 @click.option("--where", metavar="SQL", help="Which clips are encoded: a predicate over clips_wide, in place of the recipe's.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos of the sorted list.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print shards, bytes and a time estimate from a small sample; write nothing to the catalog.")
@@ -24,6 +30,7 @@ def build(
     catalog: str,
     recipe: str | None,
     name: str | None,
+    captioner: str | None,
     where: str | None,
     limit: int | None,
     only_plan: bool,
@@ -39,8 +46,8 @@ def build(
 
     from pipelines.prepare import Request
     from pipelines.prepare import build as run
+    from pipelines.recipe import preferring, with_describer, with_settings
     from pipelines.recipes import recipe as named
-    from pipelines.recipes import with_settings
     from vapdata import settings as parsing
     from vapdata import tiny, weights
     from vapdata.registry import load
@@ -49,11 +56,15 @@ def build(
 
     plugin = load(SOURCES, source_name, "source")
     made = named(recipe)
+    if captioner is not None and captioner not in made.steps():
+        made = with_describer(made, _describer(captioner))
     steps = {**made.steps(), source_name: plugin}
     typed = [parsing.typed(parsing.parse(text), steps) for text in settings]
     own = {field: value for step, field, value in typed if step == source_name}
     source = plugin(**{"root": root, "dataset": name or source_name, **own})
     made = with_settings(made, [each for each in typed if each[0] != source_name])
+    if captioner is not None:
+        made = preferring(made, captioner)
     request = Request(source=source, catalog=catalog, recipe=made, where=where, limit=limit, address=address, command=typed_command())
     if only_plan:
         from pipelines.estimate import estimate
@@ -65,6 +76,19 @@ def build(
     print_lines(summary.lines())
     if any(map(weights.is_tiny, made.weights())):
         print_lines([f"note     {tiny.NOTE}"])
+
+
+def _describer(name: str) -> "Describer":
+    """The captioner called `name`, of those that look at frames, as it is by default. Raises CallError."""
+    from vapdata.captioners import CAPTIONERS
+    from vapdata.registry import load
+    from vapdata.step import kind_of
+
+    plugin = load(CAPTIONERS, name, "captioner")
+    if kind_of(plugin) != "describer":
+        models = ", ".join(each for each in CAPTIONERS if kind_of(load(CAPTIONERS, each, "captioner")) == "describer")
+        raise CallError(f"--captioner {name}: it reads what the dataset says, which every build does. Those that look at frames are {models}.")
+    return plugin()
 
 
 @click.command()
