@@ -2,7 +2,7 @@
 
 One layer in BLIP-2's order: learnable queries and the caption's words attend to each other, the queries then read the
 first frame's ViT tokens, then a feed-forward network. The queries of all frames lie one frame after another, so that row
-q n + j belongs to frame q. Exercised by `pytest tests/train/test_frame_text.py`.
+q n + j belongs to frame q. Exercised by `pytest tests/train/test_fca_maths.py`.
 
 Source: "Frame-wise Conditioning Adaptation for Fine-Tuning Diffusion Models in Text-to-Video Prediction" (2025); widths and
 heads are not told there, ours are BERT base's.
