@@ -12,7 +12,7 @@ from train.fca import Fca, _Told
 from train.frame_text import FrameNorm, FrameText, Sizes
 from train.method import Backbone, unwrapped
 from train.objective import normal
-from train.parallel import ParallelAttention, frame_mask
+from train.parallel_attention import ParallelAttention, frame_mask
 from vapdata import backbones
 from vapdata.errors import CallError
 
