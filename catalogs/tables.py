@@ -88,7 +88,7 @@ _TEXT_IN = (
 )
 
 _GEOMETRY = (
-    _text("resize", "stretch or crop: how the picture came to its size"),
+    _text("resize", "stretch or crop: how the picture came to its size; +linear behind it where frames were blended"),
     _count("pixel_height", "height of the picture that went in", unit="px"),
     _count("pixel_width", "width of the picture that went in", unit="px"),
 )

@@ -125,7 +125,7 @@ def _own_request(given: Mapping[str, Any], image: np.ndarray, run: TrainedRun, l
     stride = facts.vae.spatial_stride
     height, width = (side * stride for side in like.video.shape[-2:])
     settings = catalog.settings(run.index.product) or {}
-    picture = fitted(image, height, width, settings.get("resize", "stretch"))
+    picture = fitted(image, height, width, str(settings.get("resize", "stretch")).partition("+")[0])
     target = encode_input(facts, reads, picture, given["prompt"], like=tuple(like.video.shape), device=device)
     name = Path(given["image"]).stem
     return Request(name=name, prompt=given["prompt"], target=target, references=references, seed=seed_of(seed, 0, 0, name), image=picture)

@@ -170,6 +170,18 @@ class Sampling:
     """`stretch` squeezes the whole picture into height x width; `crop` scales to cover, then cuts the middle out."""
     short: Literal["reject", "loop", "slow"] = "reject"
     """A clip shorter than `seconds`: rejected, played forth and back, or sampled at a lower rate."""
+    between: Literal["nearest", "linear"] = "nearest"
+    """`nearest`: every frame is one that is shown. `linear`, with short=slow: all of the clip's frames, whatever their rate, brought to
+    `frames` by blending neighbours, and grey ones behind a clip that has fewer; so Seer makes its clips, which FCA is compared with."""
+
+    def __post_init__(self) -> None:
+        if self.between == "linear" and self.short != "slow":
+            raise CallError(f"sampling.between = linear: takes the whole of every clip, so short={self.short} says nothing. Type --set sampling.short=slow before it")
+
+    @property
+    def pictures(self) -> str:
+        """How frames became a product's pictures, as its settings say it: `resize`, and `+linear` behind it where frames were blended."""
+        return self.resize if self.between == "nearest" else f"{self.resize}+{self.between}"
 
     @property
     def seconds(self) -> float:
@@ -181,8 +193,8 @@ class Sampling:
         return clip_duration_s > self.seconds - 1e-6 and clip_duration_s > 0
 
     def label(self) -> str:
-        """`49x480x720-16fps`: the part of a product's name that says its pixel grid."""
-        return f"{self.frames}x{self.height}x{self.width}-{self.fps:g}fps"
+        """`49x480x720-16fps`: the part of a product's name that says its pixel grid; `-linear` behind it where frames are blended."""
+        return f"{self.frames}x{self.height}x{self.width}-{self.fps:g}fps{'' if self.between == 'nearest' else '-' + self.between}"
 
 
 @dataclass(frozen=True, kw_only=True)

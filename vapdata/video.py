@@ -171,16 +171,11 @@ def frames_of(
     video: OpenVideo | OpenSequence, fit: Fit, start_s: float, end_s: float | None, tick: Callable[[], None] = _no_tick
 ) -> Iterator[Frame]:
     """`frames` of a file that is open; `tick` is called after every decoded frame, also those only passed over."""
-    image, index = _Imager(video, fit) if fit.pixels else _no_image, 0
-    for time_s, picture in video.pictures(start_s):
-        tick()
-        if end_s is not None and time_s >= end_s - video.slack_s:
-            return
-        if time_s >= start_s - video.slack_s:
-            detail = _detail(video, picture) if fit.detail else None
-            vectors = patch_lengths(picture) if fit.vectors else None
-            yield Frame(index=index, time_s=time_s, image=image(picture), detail=detail, vectors=vectors)
-            index += 1
+    image = _Imager(video, fit) if fit.pixels else _no_image
+    for index, (time_s, picture) in enumerate(_pictures_in(video, start_s, end_s, tick)):
+        detail = _detail(video, picture) if fit.detail else None
+        vectors = patch_lengths(picture) if fit.vectors else None
+        yield Frame(index=index, time_s=time_s, image=image(picture), detail=detail, vectors=vectors)
 
 
 def _no_image(picture: av.VideoFrame) -> UInt8[np.ndarray, "0 0 3"]:
@@ -210,10 +205,13 @@ def sample(
     """The clip [start_s, end_s) on a product's grid: frame k is what a player shows at start_s + k / fps. RGB, 0-255.
 
     A clip shorter than `sampling.seconds` is played forth and back (`short='loop'`) or spread evenly over the frames
-    (`'slow'`). Only the frames that are kept are converted, so memory is the result and one decoded frame.
+    (`'slow'`). Only the frames that are kept are converted, so memory is the result and one decoded frame. With
+    `between='linear'` all of its frames are blended into as many as are wanted, as Seer does; the clip is decoded twice.
     `reader="decord"` falls back to PyAV where decord cannot open the file or would show another stream.
     Raises as `frames` does, and MissingInput for a clip that is too short with `short='reject'` or shows no frame.
     """
+    if sampling.between == "linear":
+        return _blended(path, start_s, end_s, sampling, folder_fps, tick)
     times, order = targets(end_s - start_s, sampling, quoted_name(path))
     fit = Fit(height=sampling.height, width=sampling.width, resize=sampling.resize)
     out = np.empty((len(times), sampling.height, sampling.width, 3), np.uint8)
@@ -287,6 +285,16 @@ def targets(duration_s: float, sampling: Sampling, name: str = "clip") -> tuple[
     )
 
 
+def blend(count: int, frames: int) -> list[tuple[int, int, float]]:
+    """For each of `frames` the two of `count` frames that it lies between, and the second one's share, as torch's interpolation without aligned corners.
+
+    Frame k lies at (k + 1/2) count / frames - 1/2, not before the first. With `count` at most `frames` each frame is one of them, and there are
+    only `count`.
+    """
+    places = [float(k) for k in range(count)] if count <= frames else [max(0.0, (k + 0.5) * count / frames - 0.5) for k in range(frames)]
+    return [(int(place), min(int(place) + 1, count - 1), place - int(place)) for place in places]
+
+
 def thumbnail(image: UInt8[np.ndarray, "h w 3"], long_side: int = 256) -> bytes:
     """`image` as WebP (lossy, quality 80), shrunk so that its longest side is at most `long_side` pixels."""
     from PIL import Image  # decoding children never make thumbnails: keep their memory and start small
@@ -296,6 +304,40 @@ def thumbnail(image: UInt8[np.ndarray, "h w 3"], long_side: int = 256) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=80, method=2)
     return buffer.getvalue()
+
+
+def _pictures_in(
+    video: OpenVideo | OpenSequence, start_s: float, end_s: float | None, tick: Callable[[], None]
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Decoded pictures of an open video whose time lies in [start_s, end_s), with their times."""
+    for time_s, picture in video.pictures(start_s):
+        tick()
+        if end_s is not None and time_s >= end_s - video.slack_s:
+            return
+        if time_s >= start_s - video.slack_s:
+            yield time_s, picture
+
+
+def _blended(
+    path: str | os.PathLike[str], start_s: float, end_s: float, sampling: Sampling, folder_fps: float | None, tick: Callable[[], None]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """All frames of a clip, brought to `sampling.frames`: counted first, then blended one at a time. What a short clip lacks is grey."""
+    with opened(path, folder_fps) as video:
+        count = sum(1 for _ in _pictures_in(video, start_s, end_s, tick))
+    if not count:
+        raise MissingInput(f"{quoted_name(path)}: shows no frame between {start_s:.3f} s and {end_s:.3f} s. Scan the file again.")
+    made = blend(count, sampling.frames)
+    out = np.zeros((sampling.frames, sampling.height, sampling.width, 3), np.float32)
+    out[len(made) :] = 127.5
+    fit = Fit(height=sampling.height, width=sampling.width, resize=sampling.resize)
+    with opened(path, folder_fps) as video:
+        for frame in frames_of(video, fit, start_s, end_s, tick):
+            for k, (low, high, share) in enumerate(made):
+                if frame.index == low:
+                    out[k] += np.float32(1 - share) * frame.image
+                if frame.index == high:
+                    out[k] += np.float32(share) * frame.image
+    return np.rint(out).astype(np.uint8)
 
 
 class _Imager:

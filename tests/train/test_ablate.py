@@ -45,7 +45,7 @@ def test_a_table_that_cannot_be_is_refused() -> None:
     [
         (("fac",), "train.ablate fac: there is no table of it, did you mean 'fca'"),
         (("fca", "--row", "LoRa"), "there is no such row"),
-        (("fca", "--set", "fca.ftc=some", "--backbone", "tiny"), "--set fca.ftc=none"),
+        (("fca", "--set", "fca.ftc=some", "--backbone", "tiny"), "--set fca.ftc=some: got 'some', wanted one of none, uniform"),
     ],
 )
 def test_a_call_that_cannot_be_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -86,7 +86,7 @@ class ClipMask:
         settings = {
             "height": self.sampling.height,
             "width": self.sampling.width,
-            "resize": self.sampling.resize,
+            "resize": self.sampling.pictures,
             "model_id": weight.model_id,
             "revision": revision,
             "image_size": self.image_size,
@@ -225,7 +225,7 @@ class OpenClipMask:
     def _cell(self, sample: Sample, mask: np.ndarray, truncated: bool) -> Cell:
         sampling = self._spec.sampling
         columns = {
-            "resize": sampling.resize,
+            "resize": sampling.pictures,
             "pixel_height": sampling.height,
             "pixel_width": sampling.width,
             "text_truncated": truncated,

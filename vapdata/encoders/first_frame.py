@@ -34,7 +34,7 @@ class FirstFrame:
     def products(self) -> tuple[Product, ...]:
         """The one product; its bytes depend on size and resize alone, not on the number of frames."""
         height, width = self.sampling.height, self.sampling.width
-        settings = {"height": height, "width": width, "resize": self.sampling.resize}
+        settings = {"height": height, "width": width, "resize": self.sampling.pictures}
         return (
             Product(
                 name=f"first-{height}x{width}",
@@ -73,7 +73,7 @@ class OpenFirstFrame:
     def _cell(self, sample: Sample) -> Cell:
         height, width = self._sampling.height, self._sampling.width
         picture = devices.grid(sample.first, sample.clip_id, (height, width, 3))
-        columns = {"resize": self._sampling.resize, "pixel_height": height, "pixel_width": width}
+        columns = {"resize": self._sampling.pictures, "pixel_height": height, "pixel_width": width}
         # A copy: the picture is a view of the whole clip's frames and would keep them all alive.
         return Cell(
             product=self._product, clip_id=sample.clip_id, data=picture.copy(), shape=picture.shape, columns=columns

@@ -88,7 +88,7 @@ class ImageTokens:
         settings = {
             "height": height,
             "width": width,
-            "resize": self.sampling.resize,
+            "resize": self.sampling.pictures,
             "tower": self.tower,
             "clip_geometry": self.shaped,
             "layer": self.layer,
@@ -172,7 +172,7 @@ class OpenImageTokens:
 
     def _cell(self, sample: Sample, tokens: np.ndarray) -> Cell:
         sampling = self._spec.sampling
-        columns = {"resize": sampling.resize, "pixel_height": sampling.height, "pixel_width": sampling.width}
+        columns = {"resize": sampling.pictures, "pixel_height": sampling.height, "pixel_width": sampling.width}
         data = devices.finite(tokens, self._product, sample.clip_id)
         return Cell(product=self._product, clip_id=sample.clip_id, data=data, shape=data.shape, columns=columns)
 

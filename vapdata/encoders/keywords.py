@@ -115,7 +115,7 @@ class Keywords:
         settings = {
             "height": height,
             "width": width,
-            "resize": self.sampling.resize,
+            "resize": self.sampling.pictures,
             "clip_geometry": self.geometry,
             "similarity_sign": self.similarity_sign,
             "anchor_weights": self.anchor_weights,
@@ -279,7 +279,7 @@ class OpenKeywords:
 
     def _cells(self, sample: Sample, arrays: Sequence[np.ndarray], truncated: bool) -> list[Cell]:
         sampling = self._spec.sampling
-        columns = {"resize": sampling.resize, "pixel_height": sampling.height, "pixel_width": sampling.width, "text_truncated": truncated}
+        columns = {"resize": sampling.pictures, "pixel_height": sampling.height, "pixel_width": sampling.width, "text_truncated": truncated}
         return [
             Cell(
                 product=product,

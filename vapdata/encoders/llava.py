@@ -70,7 +70,7 @@ class Llava(TextSettings):
             "image_rows": len(range(0, PATCHES, self.every)),
             "height": height,
             "width": width,
-            "resize": self.sampling.resize,
+            "resize": self.sampling.pictures,
             "processor_revision": stores.revision(self.weights()[2]),
         }
         return (self.product(f"{self.facts.text.product}-{height}x{width}-i{self.every}", self.facts.text.rows, settings),)

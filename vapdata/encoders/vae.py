@@ -82,7 +82,7 @@ class VaeSettings:
         shared = {
             "height": self.sampling.height,
             "width": self.sampling.width,
-            "resize": self.sampling.resize,
+            "resize": self.sampling.pictures,
             "logvar": self.logvar,
             "tiled": self.tiled,
             "scaling": "raw",
@@ -211,7 +211,7 @@ class OpenVae:
         # Two first frames make one latent frame, outside the law of whole clips: that one covers both.
         blended = self._kind == "first" and not first_alone
         return {
-            "resize": sampling.resize,
+            "resize": sampling.pictures,
             "pixel_height": sampling.height,
             "pixel_width": sampling.width,
             "kind": self._kind,

@@ -22,7 +22,7 @@ def spec(tiny_models: Path) -> Blip2Words:
 
 
 def test_rows_are_what_the_q_former_is_given(spec: Blip2Words, sample: Callable[..., Sample]) -> None:
-    """Its embedding's output after the Q-Former's first norm, caught there in transformers' own forward pass."""
+    """Its embedding's output after the Q-Former's first norm, caught there in transformers' own forward pass, which wants image tokens in front."""
     folder = tiny.folder("tiny-blip2")
     model, tokenizer = Blip2ForImageTextRetrieval.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     caught: list[torch.Tensor] = []
@@ -30,10 +30,12 @@ def test_rows_are_what_the_q_former_is_given(spec: Blip2Words, sample: Callable[
     opened = spec.open("cpu")
     for text in (TEXTS[0], TEXTS[2]):
         ((cell,),) = opened.encode([sample(text=text)])
-        tokens = tokenizer(text, return_tensors="pt")
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        front = torch.full((1, model.config.num_query_tokens), model.config.image_token_index)
+        given = torch.cat([front, ids], dim=1)
         with torch.no_grad():
-            model(pixel_values=torch.zeros(1, 3, 224, 224), input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_image_text_matching_head=False)
-        (wanted,) = [each for each in caught if each.shape[1] == tokens.input_ids.shape[1]]
+            model(pixel_values=torch.zeros(1, 3, 224, 224), input_ids=given, attention_mask=torch.ones_like(given), use_image_text_matching_head=False)
+        (wanted,) = [each for each in caught if each.shape[1] == ids.shape[1]]
         np.testing.assert_allclose(cell.data, wanted[0].detach().numpy(), rtol=0, atol=1e-6)
         caught.clear()
 
