@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from train.batch import Batch, Reads, Side
+from train.choices import one_of
 from train.expert import corrections, low_rank_view, zero_linear
 from train.frame_text import FrameNorm, FrameText, Refinement, Sizes, blip2_widths
 from train.method import AttentionInputs, Backbone, Stream, WrapBlock, attention, run_block
@@ -26,7 +27,6 @@ from train.objective import normal, seed_of
 from train.parallel_attention import ParallelAttention, frame_mask
 from vapdata import backbones
 from vapdata.errors import CallError
-from vapdata.registry import did_you_mean
 
 FineTuning = Literal["fca", "lora"]
 FrameTexts = Literal["none", "uniform", "uniform_refine", "layerwise"]
@@ -94,7 +94,7 @@ class Fca:
 
     def __post_init__(self) -> None:
         for field, kind in _WORDS.items():
-            _one_of(field, getattr(self, field), get_args(kind))
+            one_of("fca", field, getattr(self, field), get_args(kind))
         for field, least in (("ftc_layers", 1), ("ftc_width", 1), ("latent_frames", 1), ("rank", 1)):
             if getattr(self, field) < least:
                 raise CallError(f"fca: {field} is {least} or more; got {getattr(self, field)}. Type --set fca.{field}={type(self).__dataclass_fields__[field].default}")
@@ -333,11 +333,6 @@ _WORDS = {
     "xinit_text": InitialText,
     "xinit_norm": InitialNorm,
 }
-
-
-def _one_of(field: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise CallError(f"fca: {field} is one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}. Type e.g. --set fca.{field}={known[0]}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Where paper and released code differ we follow the code, and each such place say
 tests/train/test_vap_maths.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from train.batch import Batch, Reads, Side
+from train.choices import one_of
 from train.expert import corrections, freeze, low_rank_view, own, zero_linear
 from train.meeting import added, joint
 from train.method import Backbone, Stream, WrapBlock, run_block
 from train.objective import normal, seed_of
 from vapdata import backbones
 from vapdata.errors import CallError
-from vapdata.registry import did_you_mean
 
 Layers = Literal["all", "all-but-last", "every-4", "first-half"]
 Fusion = Literal["joint", "ref_to_target", "residual", "single_branch_full", "single_branch_lora"]
@@ -91,9 +91,9 @@ class Vap:
     def __post_init__(self) -> None:
         for field, kind in (("fusion", Fusion), ("rope", Rope), ("ref_noise", RefNoise), ("ref_timestep", RefTimestep), ("ref_abs_pos", RefAbsPos)):
             if not (field == "ref_timestep" and self.ref_timestep is None):
-                _one_of(field, getattr(self, field), get_args(kind))
+                one_of("vap", field, getattr(self, field), get_args(kind))
         if isinstance(self.expert_layers, str):
-            _one_of("expert_layers", self.expert_layers, get_args(Layers))
+            one_of("vap", "expert_layers", self.expert_layers, get_args(Layers))
         elif self.expert_layers is not None and (not self.expert_layers or list(self.expert_layers) != sorted({each for each in self.expert_layers if each >= 0})):
             raise CallError(f"vap: expert_layers are block numbers from 0, rising; got {self.expert_layers}. Type e.g. --set vap.expert_layers=0,4,8")
         if self.single_branch and self.expert_layers is not None:
@@ -276,11 +276,6 @@ class _Given:
     latents: Tensor
     timesteps: Tensor
     noise: Tensor | None
-
-
-def _one_of(field: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise CallError(f"vap: {field} is one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}. Type e.g. --set vap.{field}={known[0]}")
 
 
 def _released(choices: Mapping[str, str], facts: backbones.Backbone, instead: str) -> str:

@@ -60,10 +60,11 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     run = replace(
         full_tiny(BACKBONE),
         method=Full(caption_drop=1.0),
-        steps=250,
-        global_batch=16,
-        micro_batch=16,
-        optimizer=Optimizer(lr=2e-3, warmup=30, schedule="cosine", weight_decay=1e-2),
+        steps=120,
+        global_batch=8,
+        micro_batch=8,
+        optimizer=Optimizer(lr=2e-3, warmup=20, schedule="cosine", weight_decay=1e-2),
+        evaluation=Evaluation(every=0, samples=2, timesteps=4),
     )
     _train(run, folder, "full")
     yield folder
@@ -73,11 +74,11 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_adapters_learn_what_a_caption_means_and_frames_text_is_not_worse_than_none(taught: Path) -> None:
     base = replace(
         fca_tiny(BACKBONE),
-        steps=150,
-        global_batch=16,
-        micro_batch=16,
-        optimizer=Optimizer(lr=2e-3, warmup=20, schedule="cosine"),
-        evaluation=Evaluation(every=0, samples=24, timesteps=8, batch=32),
+        steps=80,
+        global_batch=8,
+        micro_batch=8,
+        optimizer=Optimizer(lr=2e-3, warmup=10, schedule="cosine"),
+        evaluation=Evaluation(every=0, samples=24, timesteps=6, batch=24),
     )
     last = {name: _train(replace(base, method=method), taught, name) for name, method in _methods().items()}
     print(json.dumps({name: {key: round(row[key], 5) for key in ("eval_loss", "eval_drop", "eval_drop_se")} for name, row in last.items()}))
