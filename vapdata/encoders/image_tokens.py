@@ -42,7 +42,7 @@ class ImageTokens:
     Cost: one ViT pass; 0.66 MB (wan), 0.72 (blip2), 1.18 (clip) a clip.
     Fails when: a value is not finite.
     Source: diffusers WanImageToVideoPipeline.encode_image; transformers Blip2ForImageTextRetrieval, as FCA's frozen image
-        encoder; SSG-DiT's image encoder, methods.md 4.2.
+        encoder; SSG-DiT's image encoder on a frame without mask, methods.md 4.2.
     """
 
     name: ClassVar[str] = "image_tokens"
@@ -233,27 +233,19 @@ def _blip2(spec: ImageTokens, device: str) -> Callable[[list[Any]], Any]:
 
 def _clip(spec: ImageTokens, device: str) -> Callable[[list[Any]], Any]:
     """The CLIP that makes the masks, in open_clip's format."""
-    import open_clip
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    facts, weight = spec.facts, spec.weights()[0]
-    name = f"local-dir:{stores.find(weight)}"
-    quick_gelu = facts.clip.quick_gelu and (spec.model is None or spec.model.endswith(".openai"))
-    model = open_clip.create_model(name, device=device, force_quick_gelu=quick_gelu).eval().requires_grad_(False)
-    visual = model.visual
+    from vapdata.encoders.clip_tower import ClipTower
+
+    quick_gelu = spec.facts.clip.quick_gelu and (spec.model is None or spec.model.endswith(".openai"))
+    tower = ClipTower(spec.weights()[0], device, quick_gelu=quick_gelu, layer=-2 if spec.layer is None else spec.layer)
     resize = "squash" if spec.shaped == "stretch" else "shortest"
-    picture = image_transform_v2(PreprocessCfg(**{**visual.preprocess_cfg, "resize_mode": resize}), is_train=False)
-    depth = len(visual.transformer.resblocks)
-    layer = -2 if spec.layer is None else spec.layer
-    block = layer - 1 if layer > 0 else depth + layer  # transformers counts the embeddings as 0
+    picture = image_transform_v2(PreprocessCfg(**{**tower.visual.preprocess_cfg, "resize_mode": resize}), is_train=False)
 
     def tokens(pictures: list[Any]) -> Any:
         pixels = torch.stack([picture(one) for one in pictures]).to(device)
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=not device.startswith("cpu")):
-            found = visual.forward_intermediates(
-                pixels, indices=[block], stop_early=True, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
-            )
-        return torch.cat([found["image_intermediates_prefix"][0], found["image_intermediates"][0]], dim=1)
+            return tower.tokens(pixels)
 
     return tokens

@@ -29,27 +29,42 @@ def visual_prompt(
     side; 0: no blur). Every pixel lies between the sharp and the blurred one.
     """
     picture = torch.from_numpy(np.array(frame)).permute(2, 0, 1).float()
-    height, width = picture.shape[1:]
-    sigma = BLUR_SHARE * min(height, width) if blur_sigma is None else blur_sigma
-    weight = 1 - alpha * (1 - upsample(torch.from_numpy(np.array(mask, dtype=np.float32)), height, width, renormalise))
-    prompt = blend(picture, blur(picture, sigma), weight)
+    masks = torch.from_numpy(np.array(mask, dtype=np.float32))
+    prompt = visual_prompts(picture[None], masks[None], blur_sigma, alpha, renormalise)[0]
     return prompt.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
+def visual_prompts(
+    pictures: Float[Tensor, "b c height width"],
+    masks: Float[Tensor, "b gh gw"],
+    blur_sigma: float | None = None,
+    alpha: float = 1.0,
+    renormalise: Literal["minmax", "clamp"] = "minmax",
+) -> Float[Tensor, "b c height width"]:
+    """`visual_prompt` of a batch, not rounded, in the pictures' own range and on their device. No value of a tensor is asked for."""
+    height, width = pictures.shape[2:]
+    sigma = BLUR_SHARE * min(height, width) if blur_sigma is None else blur_sigma
+    weight = 1 - alpha * (1 - upsample(masks, height, width, renormalise))
+    blurred = blur(pictures.flatten(0, 1), sigma).unflatten(0, pictures.shape[:2])
+    return blend(pictures, blurred, weight[:, None])
+
+
 def upsample(
-    mask: Float[Tensor, "gh gw"], height: int, width: int, renormalise: Literal["minmax", "clamp"] = "minmax"
-) -> Float[Tensor, "height width"]:
-    """`mask` enlarged to a picture's size, in [0, 1]: bicubic, corners not aligned.
+    mask: Float[Tensor, "*b gh gw"], height: int, width: int, renormalise: Literal["minmax", "clamp"] = "minmax"
+) -> Float[Tensor, "*b height width"]:
+    """`mask` enlarged to a picture's size, in [0, 1]: bicubic, corners not aligned; each mask of a batch by itself.
 
     Bicubic overshoots. `minmax` stretches the result to [0, 1] (the paper), `clamp` cuts it off; a mask that is constant up to
     rounding keeps its value either way.
     """
-    large = functional.interpolate(mask[None, None], size=(height, width), mode="bicubic", align_corners=False)[0, 0]
-    low, high = torch.aminmax(large)
-    constant = (mask.max() - mask.min()) <= 16 * torch.finfo(mask.dtype).eps * mask.abs().max()
-    if renormalise == "minmax" and not constant:
-        large = (large - low) / (high - low)
-    return large.clamp(0, 1)
+    grids = mask.reshape(-1, 1, *mask.shape[-2:])
+    large = functional.interpolate(grids, size=(height, width), mode="bicubic", align_corners=False)
+    if renormalise == "minmax":
+        low, high = large.amin(dim=(-2, -1), keepdim=True), large.amax(dim=(-2, -1), keepdim=True)
+        spread = grids.amax(dim=(-2, -1), keepdim=True) - grids.amin(dim=(-2, -1), keepdim=True)
+        constant = spread <= 16 * torch.finfo(mask.dtype).eps * grids.abs().amax(dim=(-2, -1), keepdim=True)
+        large = torch.where(constant, large, (large - low) / torch.where(constant, 1, high - low))
+    return large.clamp(0, 1).reshape(*mask.shape[:-2], height, width)
 
 
 def blur(picture: Float[Tensor, "c height width"], sigma: float) -> Float[Tensor, "c height width"]:
@@ -66,9 +81,9 @@ def blur(picture: Float[Tensor, "c height width"], sigma: float) -> Float[Tensor
 
 
 def blend(
-    sharp: Float[Tensor, "c height width"],
-    blurred: Float[Tensor, "c height width"],
-    weight: Float[Tensor, "height width"],
-) -> Float[Tensor, "c height width"]:
+    sharp: Float[Tensor, "*b c height width"],
+    blurred: Float[Tensor, "*b c height width"],
+    weight: Float[Tensor, "... height width"],
+) -> Float[Tensor, "*b c height width"]:
     """Weighted mean, weight * sharp + (1 - weight) * blurred; exactly `sharp` where both agree."""
     return blurred + weight * (sharp - blurred)
