@@ -3,6 +3,7 @@
 METHODS = {
     "fca": "train.fca:Fca",
     "full": "train.full:Full",
+    "ssg": "train.ssg:Ssg",
     "vap": "train.vap:Vap",
 }
 """Method name -> where its configuration lies."""

@@ -70,6 +70,8 @@ class Side:
     """Attention, MLP and fused mask, 0..1."""
     picture: UInt8[Tensor, "B 3 y x"] | None = None
     """RGB first frames."""
+    shown: Bool[Tensor, " B"] | None = None
+    """False for clips whose picture a method is not to see: dropout and guidance set it, no product. None: all are seen."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Side":
         """The same side with `change` done to every tensor."""

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from train.batch import Side
-from train.method import Backbone, MethodModule
+from train.method import Backbone, Guided, MethodModule
 from train.objective import normal, seed_of
 from vapdata.errors import CallError
 
@@ -155,9 +155,11 @@ class _Branches:
         self.module, self.backbone, self.wish = module, backbone, wish
         self.target, self.references, self.free = target, references, target
         if wish.has_negative and negative is not None:
-            self.free = replace(target, **negative)
+            self.free, positive = replace(target, **negative), target
+            if isinstance(module, Guided):
+                self.free, positive = module.branches(self.free, positive)
             # Negative first, as diffusers stacks them: together they take one pass.
-            self.target = _stacked(self.free, target)
+            self.target = _stacked(self.free, positive)
             self.references = tuple(_stacked(replace(side, **negative), side) for side in references)
 
     def prediction(self, noisy: Tensor, timestep: Tensor, scale: float) -> Tensor:

@@ -18,13 +18,14 @@ from train.sides import scale_into
 from vapdata.backbones import Backbone
 from vapdata.clip import Caption, Sample, Sampling
 from vapdata.encoders import ENCODERS
+from vapdata.encoders.clip_mask import ClipMask
 from vapdata.encoders.vae_first import VaeFirst
 from vapdata.errors import CallError
 from vapdata.registry import load
 
 TEXT_ENCODERS: Mapping[str, str] = {"cogvideox": "t5", "wan": "umt5"}
 """Family of a backbone -> the encoder of its prompts."""
-ENCODED = frozenset({"text", "first", "references"})
+ENCODED = frozenset({"text", "first", "masks", "picture", "references"})
 """What of `Reads` can be made here, or does not concern the target."""
 
 
@@ -45,6 +46,8 @@ def encode_input(facts: Backbone, reads: Reads, image: UInt8[np.ndarray, "h w 3"
         text=text,
         text_mask=mask,
         first=_first(facts, image, device) if reads.first else None,
+        masks=_masks(facts, image, prompt, device) if reads.masks else None,
+        picture=torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() if reads.picture else None,
     )
 
 
@@ -75,12 +78,24 @@ def fitted(image: UInt8[np.ndarray, "h w 3"], height: int, width: int, resize: L
 
 def _first(facts: Backbone, image: np.ndarray, device: torch.device) -> Tensor:
     """The image's latent, scaled as image latents are."""
-    sampling = Sampling(frames=1, height=image.shape[0], width=image.shape[1], fps=facts.fps)
-    cell = VaeFirst(backbone=facts.name, sampling=sampling).open(str(device)).encode([Sample(clip_id="input", frames=image[None])])[0][0]
+    cell = VaeFirst(backbone=facts.name, sampling=_still(facts, image)).open(str(device)).encode([Sample(clip_id="input", frames=image[None])])[0][0]
     raw = _as_stored(np.asarray(cell.data))
     scaled = torch.empty(1, *raw.shape)
     scale_into(scaled[0], raw, facts.vae, facts.vae.image_scaling_factor)
     return scaled
+
+
+def _masks(facts: Backbone, image: np.ndarray, prompt: str, device: torch.device) -> Tensor:
+    """Where CLIP sees the prompt in the image, by the encoder's default settings; all zeros where it sees nothing."""
+    encoder = ClipMask(backbone=facts.name, sampling=_still(facts, image)).open(str(device))
+    caption = Caption(text=prompt, captioner="input", role="source")
+    cell = encoder.encode([Sample(clip_id="input", frames=image[None], caption=caption)])[0][0]
+    return torch.from_numpy(np.asarray(cell.data))[None]
+
+
+def _still(facts: Backbone, image: np.ndarray) -> Sampling:
+    """The image's own grid, one frame."""
+    return Sampling(frames=1, height=image.shape[0], width=image.shape[1], fps=facts.fps)
 
 
 def _text(facts: Backbone, prompt: str, device: torch.device) -> tuple[Tensor, Tensor]:

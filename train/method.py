@@ -9,7 +9,7 @@ Shapes: B batch, C T H W latents, L video tokens, M text tokens, D width, h head
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -213,6 +213,18 @@ class Method(Protocol):
 
     def release_names(self, backbone: Backbone) -> Mapping[str, str]:
         """Our parameter name -> the name in the authors' released weights; empty where there are none."""
+        ...
+
+
+@runtime_checkable
+class Guided(Protocol):
+    """A method module whose pictures, too, guidance may withhold from its negative branch."""
+
+    negative_prompt: Literal["empty", "negative"]
+    """The prompt of the negative branch; for modules that do not say it is the negative one."""
+
+    def branches(self, negative: Side, positive: Side) -> tuple[Side, Side]:
+        """Both sides as the module is to be asked."""
         ...
 
 

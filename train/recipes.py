@@ -14,6 +14,7 @@ from train.fca import Fca
 from train.full import Full
 from train.optimizer import Optimizer
 from train.run import Run
+from train.ssg import Ssg
 from train.vap import Vap
 from vapdata import backbones
 from vapdata.errors import CallError
@@ -121,6 +122,39 @@ def _fca(name: str, backbone: str, *, steps: int, n_init: Literal[1, 2]) -> Run:
     )
 
 
+def ssg_tiny(backbone: str) -> Run:
+    """SSG-DiT on a tiny backbone, with a small image encoder that learns from the pixels on."""
+    return Run(
+        name="ssg-tiny",
+        method=Ssg(image_encoder="conv", conv_side=48, conv_patch=8, conv_width=64, conv_depth=2),
+        backbone=backbone,
+        steps=600,
+        global_batch=8,
+        micro_batch=8,
+        optimizer=Optimizer(lr=1e-3, warmup=20, schedule="cosine"),
+        evaluation=Evaluation(every=100, samples=8, timesteps=8),
+        checkpoints=Checkpoints(every=100),
+    )
+
+
+def ssg_openvidhd_33k(backbone: str) -> Run:
+    """SSG-DiT on 33.5 thousand clips of OpenVidHD, meant for Wan2.1-T2V-1.3B and the data recipe of the same name.
+
+    The paper states the clips alone: no rate, steps, batch, size of model or of video. Ours: 1e-4, 20,000 steps of 8 (4.8
+    epochs), AdamW with weight decay 0.01; captions and pictures dropped for 10 in 100 each.
+    """
+    return Run(
+        name="ssg-openvidhd-33k",
+        method=Ssg(),
+        backbone=backbone,
+        steps=20_000,
+        global_batch=8,
+        optimizer=Optimizer(lr=1e-4, warmup=500, weight_decay=1e-2),
+        blocks=Blocks(keep="nothing"),
+        checkpoints=Checkpoints(every=1_000),
+    )
+
+
 def _vap(name: str, backbone: str, *, steps: int, lr: float) -> Run:
     """What paper and release share: methods of 48 single-sample processes, AdamW (0.9, 0.99), weight decay 1e-4, clipping at 1."""
     warmup = 500 if backbones.backbone(backbone).family == "wan" else 200
@@ -142,6 +176,8 @@ RECIPES: dict[str, Callable[[str], Run]] = {
     "vap-released": vap_released,
     "full-tiny": full_tiny,
     "full-finetune": full_finetune,
+    "ssg-tiny": ssg_tiny,
+    "ssg-openvidhd-33k": ssg_openvidhd_33k,
     "fca-tiny": fca_tiny,
     "fca-ssv2": fca_ssv2,
     "fca-bridge": fca_bridge,
@@ -149,7 +185,7 @@ RECIPES: dict[str, Callable[[str], Run]] = {
 }
 """Recipe name -> function from a backbone's name to a run."""
 
-DEFAULTS = {"vap": ("vap-tiny", "vap-paper"), "full": ("full-tiny", "full-finetune"), "fca": ("fca-tiny", "fca-ssv2")}
+DEFAULTS = {"vap": ("vap-tiny", "vap-paper"), "full": ("full-tiny", "full-finetune"), "fca": ("fca-tiny", "fca-ssv2"), "ssg": ("ssg-tiny", "ssg-openvidhd-33k")}
 """Method -> the recipe for a tiny backbone, and for a real one, when none is named."""
 
 

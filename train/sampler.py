@@ -21,7 +21,7 @@ from train.batch import Side
 from train.data import Loader
 from train.decode_latents import Decoder
 from train.denoise import Guidance, denoise, scheduler_from
-from train.method import Backbone, MethodModule
+from train.method import Backbone, Guided, MethodModule
 from train.objective import seed_of
 from train.sheet import Row, sheet
 from vapdata.errors import RunError
@@ -101,7 +101,7 @@ class Sampler:
     def video(self, request: Request) -> UInt8[np.ndarray, "t h w 3"]:
         """The video that is asked for, RGB."""
         target, references = request.target.to(self.device), tuple(side.to(self.device) for side in request.references)
-        negative = self.loader.prompt("negative", target)
+        negative = self.loader.prompt(self.module.negative_prompt if isinstance(self.module, Guided) else "negative", target)
         with _evaluating(self.module):
             latents = denoise(
                 self.module,

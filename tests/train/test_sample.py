@@ -44,7 +44,7 @@ def backbone() -> Backbone:
 
 def test_what_a_picture_and_a_prompt_do_not_say_is_refused() -> None:
     facts, picture = backbones.backbone("tiny-cogvideox"), np.zeros((96, 160, 3), np.uint8)
-    for reads, what in ((Reads(masks=True, keywords=True), "masks, keywords"), (Reads(first=2), "2 first frames")):
+    for reads, what in ((Reads(image_tokens="wan", keywords=True), "image_tokens, keywords"), (Reads(first=2), "2 first frames")):
         with pytest.raises(CallError, match=f"this run also reads {what}, .* --pairs 4"):
             encode_input(facts, reads, picture, "a", like=(1, 16, 3, 12, 20), device=CPU)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_sides import a_side
 from torch import Tensor
 
 from train.backbones import load_backbone
@@ -14,30 +15,12 @@ from vapdata import backbones
 
 TINY = ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan")
 """Every family's."""
-FRAMES, HEIGHT, WIDTH = 2, 4, 6
 
 
 @pytest.fixture(scope="module", params=TINY)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     """Each family's tiny backbone, in float32."""
     return load_backbone(backbones.backbone(request.param), dtype=torch.float32, device=torch.device("cpu"))
-
-
-def a_side(backbone: Backbone) -> Side:
-    """Two random clips with all that the backbone reads; the second's caption has three tokens."""
-    facts, reads = backbone.facts, backbone.reads()
-    channels, rows = facts.vae.latent_channels, facts.text.rows
-    frames = FRAMES if facts.family == "wan" else 1
-    return Side(
-        clip_ids=("a", "b"),
-        video=normal(0, (2, channels, FRAMES, HEIGHT, WIDTH), "video"),
-        text=normal(0, (2, rows, facts.text.width), "text"),
-        text_mask=torch.arange(rows) < torch.tensor([rows, 3])[:, None],
-        pooled=normal(0, (2, 32), "pooled") if reads.pooled else None,
-        first=normal(0, (2, channels, 1, HEIGHT, WIDTH), "first") if reads.first else None,
-        condition=normal(0, (2, channels, frames, HEIGHT, WIDTH), "condition") if reads.condition else None,
-        image_tokens=normal(0, (2, 257, 64), "tokens") if reads.image_tokens else None,
-    )
 
 
 def streamed(backbone: Backbone, side: Side) -> Stream:
