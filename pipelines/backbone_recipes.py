@@ -54,12 +54,12 @@ def cogvideox_5b_i2v() -> Recipe:
 
 
 def wan_t2v_1_3b() -> Recipe:
-    """Clips for Wan2.1-T2V-1.3B: 81 frames of 480 x 832 at 16 fps, and the masks and CLIP-L tokens that SSG-DiT reads."""
+    """Clips for Wan2.1-T2V-1.3B: 81 frames of 480 x 832 at 16 fps, and the first frames and masks that SSG-DiT reads."""
     return wan_t2v("wan2.1-t2v-1.3b", Sampling(frames=81, height=480, width=832, fps=16))
 
 
 def wan_t2v_14b() -> Recipe:
-    """Clips for Wan2.1-T2V-14B at its larger size: 81 frames of 720 x 1280 at 16 fps, masks and CLIP-L tokens."""
+    """Clips for Wan2.1-T2V-14B at its larger size: 81 frames of 720 x 1280 at 16 fps, first frames and masks."""
     return wan_t2v("wan2.1-t2v-14b", Sampling(frames=81, height=720, width=1280, fps=16))
 
 
@@ -74,9 +74,9 @@ def hunyuanvideo_i2v() -> Recipe:
 
 
 def wan_t2v(backbone: str, sampling: Sampling, **changes: Any) -> Recipe:
-    """Text-to-video on Wan, with what a spatial prompt (SSG-DiT) is made of."""
+    """Text-to-video on Wan, with what a spatial prompt (SSG-DiT) is made of: its trainer runs CLIP on the prompt, which depends on switches of the run."""
     grid: dict[str, Any] = {"backbone": backbone, "sampling": sampling}
-    frames = (FirstFrame(sampling=sampling), ClipMask(**grid), ImageTokens(**grid, tower="clip"), Vae(**grid))
+    frames = (FirstFrame(sampling=sampling), ClipMask(**grid), Vae(**grid))
     return in_stages(backbone, sampling, frames, (Umt5(backbone=backbone),), **changes)
 
 
