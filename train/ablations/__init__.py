@@ -2,5 +2,6 @@
 
 TABLES = {
     "fca": "train.ablations.fca:TABLE",
+    "ssg": "train.ablations.ssg:TABLE",
 }
 """Method name -> where its table lies, a `train.ablations.table.Table`."""
