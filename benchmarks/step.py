@@ -1,11 +1,12 @@
 """What the loop costs over a bare forward and backward of the same modules, for each method.
 
-    python -m benchmarks.step [--steps 20] [--rounds 3] [--batch 16]
+    python -m benchmarks.step [--steps 20] [--rounds 3] [--batch 16] [--method ssg]
 
 Builds a catalog of miniature clips and pairs, then alternates: a real run of the loop (loader, clipping, AdamW, metrics;
-evaluation and checkpoints only at its ends), forward + backward + AdamW in a plain `for`, and forward + backward
-alone, on the same batches. Prints medians of the steps' wall seconds and the loop's ratio to the other two, with peak
-memory, and appends a dated row to `benchmarks/RESULTS.md`. On a GPU give a real size by `--catalog` and `--backbone`.
+evaluation and checkpoints only at its ends), forward + backward + AdamW in a plain `for`, forward + backward alone, and
+the frozen backbone's own forward + backward (to its input) without a method, on the same batches. Prints medians of the
+steps' wall seconds and their ratios, with peak memory and trained weights, and appends a dated row to
+`benchmarks/RESULTS.md`. On a GPU give a real size by `--catalog` and `--backbone`.
 """
 
 import argparse
@@ -18,10 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmarks.ledger import append_row
 from catalogs.store import Catalog
 from train.backbones import load_backbone
+from train.batch import Batch
 from train.blocks import Blocks
 from train.checkpoint import Checkpoints
 from train.data import Loader
@@ -29,6 +32,7 @@ from train.evaluate import Evaluation
 from train.flops import per_sample
 from train.index import build_index
 from train.loop import fit
+from train.method import Backbone
 from train.optimizer import trained
 from train.recipes import recipe
 from train.run import Run
@@ -36,7 +40,7 @@ from train.speed import peak_memory_gb
 from train.world import world
 from vapdata import backbones
 
-METHODS = ("full", "vap")
+METHODS = ("full", "vap", "ssg")
 
 
 def catalog_of(folder: Path) -> str:
@@ -62,8 +66,25 @@ def loop_seconds(run: Run, catalog: str, folder: Path) -> list[float]:
     return [row["seconds"] for row in rows if "seconds" in row][2:]
 
 
-def bare_seconds(run: Run, catalog: str, *, update: bool) -> tuple[list[float], float, int]:
-    """Wall seconds of forward + backward (with `update` AdamW too) on the run's own batches; FLOPs of a sample; trained weights."""
+class Alone(nn.Module):
+    """The frozen backbone under a method's face; its gradient flows back to the noisy latents, as beside a method that acts in its first block."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self._backbone = (backbone,)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss per sample."""
+        backbone = self._backbone[0]
+        noisy = backbone.objective.noisy(batch.target.video, batch.noise, batch.timesteps).requires_grad_(True)
+        return backbone.objective.losses(backbone.forward(noisy, batch.timesteps, batch.target), batch.target.video, batch.noise, batch.timesteps)
+
+
+def bare_seconds(run: Run, catalog: str, *, update: bool, alone: bool = False) -> tuple[list[float], float, int]:
+    """Wall seconds of forward + backward (with `update` AdamW too) on the run's own batches; FLOPs of a sample; trained weights.
+
+    `alone`: of the frozen backbone, without the method.
+    """
     facts = backbones.backbone(run.backbone)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -72,8 +93,8 @@ def bare_seconds(run: Run, catalog: str, *, update: bool) -> tuple[list[float], 
     index = build_index(Catalog.open(catalog), facts, reads, method=run.method.name)
     sizes = {"global_batch": run.global_batch, "micro_batch": run.micro_batch}
     loader = Loader(index, facts, backbone.objective, seed=run.seed, **sizes, references=reads.references, caption_drop=run.method.caption_drop)
-    module = run.method.attach(backbone, run.blocks.wrap)
-    optimizer = run.optimizer.build(trained(module).values())
+    module = Alone(backbone) if alone else run.method.attach(backbone, run.blocks.wrap)
+    optimizer = run.optimizer.build(trained(module).values()) if update else None
     taken = []
     for step in loader.steps(0, run.steps):
         batches = [batch.to(device) for batch in step.micro]
@@ -82,9 +103,9 @@ def bare_seconds(run: Run, catalog: str, *, update: bool) -> tuple[list[float], 
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 losses = module(batch)
             losses.mean().backward()
-        if update:
+        if optimizer is not None:
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - began)
@@ -103,18 +124,20 @@ def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, b
         evaluation=Evaluation(every=0, samples=1, timesteps=1),
         checkpoints=Checkpoints(every=0, background=False),
     )
-    taken: dict[str, list[float]] = {"loop": [], "with AdamW": [], "bare": []}
+    taken: dict[str, list[float]] = {"loop": [], "with AdamW": [], "bare": [], "alone": []}
     flops, trained_weights = 0.0, 0
     for turn in range(rounds):
         taken["loop"] += loop_seconds(run, catalog, folder / f"{method}-{turn}")
         taken["with AdamW"] += bare_seconds(run, catalog, update=True)[0]
         seconds, flops, trained_weights = bare_seconds(run, catalog, update=False)
         taken["bare"] += seconds
+        taken["alone"] += bare_seconds(run, catalog, update=False, alone=True)[0]
     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    bare, updated, looped = middle["bare"], middle["with AdamW"], middle["loop"]
+    bare, updated, looped, alone = middle["bare"], middle["with AdamW"], middle["loop"], middle["alone"]
     peak = peak_memory_gb(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return [
         (f"{method}, {trained_weights / 1e6:.2f} M trained: bare forward + backward", f"{bare * 1e3:.1f} ms a step of {batch}, {flops * batch / bare / 1e9:.1f} GFLOP/s"),
+        (f"{method}: over the frozen {backbone} alone", f"{alone * 1e3:.1f} ms, so {bare / alone:.3f} x"),
         (f"{method}: the same + AdamW", f"{updated * 1e3:.1f} ms, {updated / bare:.3f} x bare"),
         (f"{method}: the loop", f"{looped * 1e3:.1f} ms, {looped / bare:.3f} x bare, {looped / updated:.3f} x with AdamW; peak {peak:.2f} GB"),
     ]
@@ -125,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Loop overhead")
     parser.add_argument("--catalog", help="one with pairs; left out: miniature clips are made")
     parser.add_argument("--backbone", default="tiny-cogvideox")
+    parser.add_argument("--method", action="append", choices=METHODS, help="once for each; left out: all")
     for name, default in (("--steps", 20), ("--rounds", 3), ("--batch", 16)):
         parser.add_argument(name, type=int, default=default)
     given = parser.parse_args(arguments)
@@ -132,9 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         catalog = given.catalog or catalog_of(folder)
-        rows = [row for method in METHODS for row in measure(method, catalog, given.backbone, given.steps, given.rounds, given.batch, folder)]
+        rows = [row for method in given.method or METHODS for row in measure(method, catalog, given.backbone, given.steps, given.rounds, given.batch, folder)]
     print(*(f"{what:60s} {figure}" for what, figure in rows), sep="\n")
-    append_row("The loop against bare forward and backward", f"python -m benchmarks.step --steps {given.steps} --rounds {given.rounds} --batch {given.batch}", rows)
+    chosen = "".join(f" --method {method}" for method in given.method or ())
+    command = f"python -m benchmarks.step --backbone {given.backbone} --steps {given.steps} --rounds {given.rounds} --batch {given.batch}{chosen}"
+    append_row("The loop against bare forward and backward", command, rows)
 
 
 if __name__ == "__main__":
