@@ -1,5 +1,6 @@
 """SSG-DiT's ablations, CLIP-T and VBench's overall consistency.
 
+A row that reads no masks also sees the clips without a caption, which have none: compare rows on a catalog whose clips all have one.
 Exercised by `pytest tests/train/test_ablate.py`.
 """
 
