@@ -1,6 +1,6 @@
 """What travels from the loader to a method: sides, batches, and what a method asks for.
 
-Shapes: B micro-batch, C latent channels, T latent frames, H W latent rows and columns, M text rows, E their width.
+Shapes: B micro-batch, C latent channels, T latent frames, H W latent rows and columns, M text rows, E their width, G keywords.
 Exercised by `pytest tests/train/test_batch.py`.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 
@@ -35,7 +35,7 @@ class Reads:
     picture: bool = False
     """The lossless first frame at the product's size."""
     keywords: bool = False
-    """Focal Guidance's keyword maps, anchors and spans."""
+    """Words of the caption that the first frame shows: where, what they look like there, and which rows of the text they are."""
     references: int = 0
     """References per target; above 0 a sample is a target of the table `pairs`."""
 
@@ -72,6 +72,18 @@ class Side:
     """RGB first frames."""
     shown: Bool[Tensor, " B"] | None = None
     """False for clips whose picture a method is not to see: dropout and guidance set it, no product. None: all are seen."""
+    keyword_maps: Float[Tensor, "B G y x"] | None = None
+    """How much each patch of the first frame resembles each keyword, -1..1. G is the most keywords of a clip here; zeros below a clip's own."""
+    keyword_anchors: Float[Tensor, "B G A"] | None = None
+    """What a keyword looks like in the first frame: for Wan in the space of `image_tokens`."""
+    keyword_spans: Int64[Tensor, "B G 2"] | None = None
+    """First and last + 1 row of `text` that a keyword is."""
+    keyword_mask: Bool[Tensor, "B G"] | None = None
+    """True for a clip's own keywords: none where it was given another text than its caption."""
+
+    def without_keywords(self) -> "Side":
+        """The same clips with no word of their text picked out, as when they are given another text; no tensor changes its shape."""
+        return self if self.keyword_mask is None else replace(self, keyword_mask=torch.zeros_like(self.keyword_mask))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Side":
         """The same side with `change` done to every tensor."""

@@ -155,12 +155,12 @@ class _Branches:
         self.module, self.backbone, self.wish = module, backbone, wish
         self.target, self.references, self.free = target, references, target
         if wish.has_negative and negative is not None:
-            self.free, positive = replace(target, **negative), target
+            self.free, positive = replace(target.without_keywords(), **negative), target
             if isinstance(module, Guided):
                 self.free, positive = module.branches(self.free, positive)
             # Negative first, as diffusers stacks them: together they take one pass.
             self.target = _stacked(self.free, positive)
-            self.references = tuple(_stacked(replace(side, **negative), side) for side in references)
+            self.references = tuple(_stacked(replace(side.without_keywords(), **negative), side) for side in references)
 
     def prediction(self, noisy: Tensor, timestep: Tensor, scale: float) -> Tensor:
         """The guided prediction, float32."""

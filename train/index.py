@@ -136,6 +136,8 @@ class _Resolving:
             wrong += [self._wrong(wants, fate, counts[fate]) for fate in WRONG if counts.get(fate)]
         if wrong:
             raise CallError(f"train.{self.method} on {self.facts.name}: {'; '.join(wrong)}. {self._make_it()}")
+        if self.reads.keywords and self.reads.text:
+            self._check_keywords(next(wants for wants in wanted if wants.role == "keyword_spans"))
         everyone = " union all ".join(f"select clip_id, fate from fate_{wants.role}" for wants in wanted)
         self._do(f"create temp table worst as select clip_id, min(fate) filter (fate <> 'there') as fate from ({everyone}) group by 1")
         self.left_out.update(dict(self._rows("select fate, count(*) from worst where fate is not null group by 1 order by 1")))
@@ -155,15 +157,26 @@ class _Resolving:
         if self.caption is None and sum(there.values()) > clips:
             raise CallError(f"{wants.name} in {self.catalog.shown} has several texts of one clip: {listed}. Type --set run.caption={next(iter(there))}, or another of them")
 
+    def _check_keywords(self, wants: Wants) -> None:
+        """Raises CallError when keywords are of another text than the one whose embeddings are read: their spans would be of other words."""
+        other = f"from made_{wants.role} as made join made_text as text using (clip_id) where made.text_sha256 is distinct from text.text_sha256"
+        if count := self._one(f"select count(*) {other}"):
+            found, read = self._rows(f"select made.caption, text.caption {other} limit 1")[0]
+            raise CallError(
+                f"{wants.name} in {self.catalog.shown}: {count} clips have keywords of {found}, and the embeddings of {read} are read. "
+                f"Type --set run.caption={found}, or build the keywords of {read} into a new --catalog"
+            )
+
     def _made_sql(self, wants: Wants) -> str:
         """The row of each needed clip; `fresh` says whether its text still is the caption."""
         texts = wants.table in TEXT_TABLES
         fresh = "captions.text_sha256 is null or made.text_sha256 is not distinct from captions.text_sha256" if texts else "true"
         told = "left join captions on captions.clip_id = made.clip_id and captions.captioner = made.captioner and captions.role = made.role" if texts else ""
         length = "made.length" if wants.table == "texts" else "null"
+        text = "made.text_sha256, made.captioner || '/' || made.role as caption" if texts else "null as text_sha256, null as caption"
         only = f"and made.captioner || '/' || made.role = {literal(self.caption)}" if self.caption and wants.table == "texts" else ""
         return (
-            f"select made.clip_id, made.file, made.row_group, made.dtype, made.shape, made.settings_sha256, {length}::integer as length, {fresh} as fresh "
+            f"select made.clip_id, made.file, made.row_group, made.dtype, made.shape, made.settings_sha256, {length}::integer as length, {text}, {fresh} as fresh "
             f"from {wants.table} as made {told} where made.product = {literal(wants.name)} and made.clip_id in (select clip_id from needed) {only}"
         )
 

@@ -14,6 +14,7 @@ from train.batch import Reads
 from vapdata.backbones import BACKBONES, Backbone
 from vapdata.encoders.blip2_words import words_product
 from vapdata.encoders.image_tokens import GEOMETRY, PRODUCT
+from vapdata.encoders.keywords import PARTS
 from vapdata.encoders.llava_prompt import interleaved
 from vapdata.errors import CallError
 
@@ -87,8 +88,6 @@ def is_video_of(product: str, facts: Backbone) -> bool:
 
 def wanted_products(facts: Backbone, reads: Reads, video: str, grid: Grid) -> tuple[Wants, ...]:
     """The video latents and everything beside them that `reads` names, as the encoders call it."""
-    if reads.keywords:
-        raise CallError("keywords are not among what batches hold yet (train.batch.Side). Choose a method that reads none")
     found = [Wants(role="video", name=video, table="latents", step="vae")]
     if reads.first:
         found.append(Wants(role="first", name=_first(facts, reads.first, grid), table="latents", step="vae_first"))
@@ -106,6 +105,8 @@ def wanted_products(facts: Backbone, reads: Reads, video: str, grid: Grid) -> tu
         found.append(Wants(role="masks", name=f"{facts.clip.product}-mask-{grid.size}", table="masks", step="clip_mask", captioned=True))
     if reads.picture:
         found.append(Wants(role="picture", name=f"first-{grid.size}", table="frames", step="first_frame"))
+    if reads.keywords:
+        found += [Wants(role=f"keyword_{part}", name=_keywords(facts, part, grid), table="features", step="keywords", captioned=True) for part in PARTS]
     return tuple(found)
 
 
@@ -151,6 +152,14 @@ def _image_tokens(facts: Backbone, tower: str, grid: Grid) -> str:
         raise CallError(f"image_tokens: there is no tower {tower!r}. Name one of {', '.join(GEOMETRY)}")
     prefix = facts.clip.product if tower == "clip" else f"{'tiny-' if facts.tiny else ''}{PRODUCT[tower]}"
     return f"{prefix}-tokens-{GEOMETRY[tower]}-{grid.size}"
+
+
+def _keywords(facts: Backbone, part: str, grid: Grid) -> str:
+    """Maps of the whole frame, squeezed into CLIP's square: of a cut-out middle they would say nothing about the rest."""
+    if facts.family not in ("wan", "hunyuan"):
+        raise CallError(f"keywords: spans are of UMT5's or LLaVA's rows, {facts.name} reads another text encoder's. Name a wan or hunyuan backbone, e.g. --backbone tiny-wan")
+    rows = f"-llava-i{interleaved(facts, None)}" if facts.family == "hunyuan" else ""
+    return f"{'tiny-clip-xlm' if facts.tiny else 'clip-xlm-h14'}-keywords-{part}-stretch-{grid.size}{rows}"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -167,6 +167,10 @@ class Index:
             start=int(columns.start[row]),
         )
 
+    def inner(self, role: str) -> tuple[int, ...]:
+        """The shape of one row of a role whose clips differ in rows."""
+        return tuple(self._columns[role].shape[0, 1:].tolist())
+
     def length(self, role: str, clip: int) -> int:
         """True tokens of a text."""
         columns = self._columns[role]

@@ -1,9 +1,9 @@
 """Clips of an index as a method is given them: read, scaled by the backbone's rule, padded, checked for NaN.
 
 Latents are stored raw. They become (z - mean) / std * factor, computed in float64 a channel at a time and rounded
-once to float32, straight from the mapped file into the batch. Exercised by `pytest tests/train/test_data.py`.
+once to float32, straight from the mapped file into the batch. Exercised by `pytest tests/train/test_data.py tests/train/test_sides.py`.
 
-Shapes: B clips, C channels, T latent frames, H W latent rows and columns, M text rows, E their width.
+Shapes: B clips, C channels, T latent frames, H W latent rows and columns, M text rows, E their width, G keywords.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from train.batch import Side
@@ -24,6 +24,8 @@ TEXTS = ("text", "pooled", "words")
 """Roles of which dropout takes the empty prompt's, and guidance the negative one's."""
 MASKED = ("text", "words")
 """Those padded with rows that are no tokens: a field `ROLE_mask` says which are."""
+KEYWORDS = ("keyword_maps", "keyword_anchors", "keyword_spans")
+"""Roles about the words of a clip's own caption: of as many rows as it has keywords, of none when it is given another text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +58,16 @@ class Sides:
 
     def places(self, pick: Pick) -> Iterator[Place]:
         """Everything that is read for one clip."""
-        return (self._place(each.role, pick) for each in self.index.products)
+        return (self._place(each.role, pick) for each in self.index.products if each.role not in KEYWORDS or pick.text == pick.clip)
 
     def side(self, picks: Sequence[Pick], *, check: bool = False) -> Side:
         """These clips as one side. `check` verifies page checksums. Raises CatalogDamaged that names clip and file."""
-        found: dict[str, Any] = {each.role: self._made(each.role, picks, check) for each in self.index.products}
+        found: dict[str, Any] = {each.role: self._made(each.role, picks, check) for each in self.index.products if each.role not in KEYWORDS}
         found |= self._masks(found, picks)
         if self.index.reads.empty:
             found["empty"] = self.prompt("empty", len(picks))["text"]
+        if self.index.reads.keywords:
+            found |= self._keywords(picks, check)
         return Side(clip_ids=tuple(self.index.clip_ids[pick.clip] for pick in picks), **found)
 
     def prompt(self, which: str, count: int) -> dict[str, Tensor]:
@@ -79,6 +83,45 @@ class Sides:
         """Which rows of the padded texts in `found` are true tokens."""
         lengths = {role: torch.tensor([self.index.length(role, pick.text) for pick in picks]) for role in MASKED if role in found}
         return {f"{role}_mask": text_mask(length, found[role].shape[1]) for role, length in lengths.items()}
+
+    def _keywords(self, picks: Sequence[Pick], check: bool) -> dict[str, Tensor]:
+        """Maps, anchors, spans and mask of the keywords, zeros below a clip's own."""
+        own = [place for place, pick in enumerate(picks) if pick.text == pick.clip]
+        places = {role: [self._place(role, picks[place]) for place in own] for role in KEYWORDS}
+        self._check_keywords(places)
+        counts = torch.zeros(len(picks), dtype=torch.long)
+        for clip, place in zip(own, places[KEYWORDS[0]], strict=True):
+            counts[clip] = place.shape[0]
+        most = int(counts.max())
+        made = {role: self._ragged(role, own, places[role], (len(picks), most), check) for role in KEYWORDS}
+        made["keyword_spans"] = made["keyword_spans"][..., 2:].long()
+        self._check_spans(made["keyword_spans"], own, places["keyword_spans"])
+        return {**made, "keyword_mask": text_mask(counts, most)}
+
+    def _check_keywords(self, places: Mapping[str, Sequence[Place]]) -> None:
+        """Raises CatalogDamaged when maps, anchors and spans of a clip are of different numbers of keywords."""
+        for maps, *others in zip(*places.values(), strict=True):
+            for other in others:
+                if other.shape[0] != maps.shape[0]:
+                    counts = f"{other.product} has {other.shape[0]} keywords, {maps.product} {maps.shape[0]}"
+                    raise CatalogDamaged(f"{other} in {self.index.catalog}: {counts}. {remedy(self.reader.catalog)}")
+
+    def _check_spans(self, spans: Int64[Tensor, "B G 2"], own: Sequence[int], places: Sequence[Place]) -> None:
+        """Raises CatalogDamaged when a keyword ends behind the last row that a text may have."""
+        most = self.index.of("text").rows or 0
+        for clip, place in zip(own, places, strict=True):
+            last = int(spans[clip].max()) if spans[clip].numel() else 0
+            if last > most:
+                raise CatalogDamaged(f"{place} of {place.product} in {self.index.catalog}: a keyword ends at row {last}, texts have {most}. {remedy(self.reader.catalog)}")
+
+    def _ragged(self, role: str, own: Sequence[int], places: list[Place], size: tuple[int, int], check: bool) -> Tensor:
+        """A clip's rows, in float32, and zeros below; those of clips that are not among `own` are all zeros."""
+        inner = self.index.inner(role)
+        made = self._empty((*size, *inner), torch.float32).zero_()
+        for clip, stored, place in zip(own, self.reader.read(places, check=check), places, strict=True):
+            made[clip, : len(stored)].copy_(stored)
+            self._check(made[clip], place)
+        return made
 
     def _place(self, role: str, pick: Pick) -> Place:
         return self.index.place(role, pick.text if role in TEXTS else pick.clip)

@@ -25,6 +25,8 @@ class Hand:
     tokens: int = 5
     seconds: float = 2.0
     caption: str | None = "a red circle"
+    keywords: int = 0
+    """Row k of the caption's embedding is its k-th keyword."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ def hand_made(path: Path | str, facts: Backbone, hands: Sequence[Hand], *, pairs
         texts(f"{vae.removesuffix('-vae')}-clip-l-pooled", lambda hand: (8,)),
         Tensors(table="features", name="tiny-clip-h14-tokens-crop-32x32", settings={**GRID, "tower": "wan"}, dtype="bf16", arrays=tokens, columns={}),
     ]
+    if facts.family != "cogvideox":
+        made += keywords(hands, drawn, f"{'tiny-clip-xlm' if facts.tiny else 'clip-xlm-h14'}-keywords", "-llava-i4" if hunyuan else "")
     with catalog.lock("hand"):
         rows: dict[str, list[dict[str, Any]]] = {"videos": [_video(hand) for hand in hands], "clips": [_clip(hand) for hand in hands]}
         rows |= {"captions": [_caption(hand) for hand in hands if hand.caption], "pairs": [_pair(hands, *pair) for pair in pairs]}
@@ -81,6 +85,22 @@ def hand_made(path: Path | str, facts: Backbone, hands: Sequence[Hand], *, pairs
     return catalog
 
 
+def keywords(hands: Sequence[Hand], drawn: Callable[..., np.ndarray], name: str, rows: str) -> list[Tensors]:
+    """Maps, anchors and spans of each clip with a caption."""
+    told = [hand for hand in hands if hand.caption]
+
+    def product(part: str, dtype: str, arrays: Sequence[np.ndarray]) -> Tensors:
+        each = list(zip(told, arrays, strict=True))
+        return Tensors(table="features", name=f"{name}-{part}-stretch-32x32{rows}", settings={**GRID, "part": part}, dtype=dtype, arrays=each, columns={})
+
+    spans = [np.array([[0, 1, row, row + 1] for row in range(hand.keywords)], np.float32).reshape(-1, 4) for hand in told]
+    return [
+        product("maps", "f16", [drawn(hand.keywords, 16, 16).clip(-1, 1) for hand in told]),
+        product("anchors", "bf16", [drawn(hand.keywords, 6) for hand in told]),
+        product("spans", "f32", spans),
+    ]
+
+
 def write(catalog: Catalog, made: Tensors, part: int = 0) -> list[dict[str, Any]]:
     """Writes a tensor file; its rows."""
     digest = catalog.claim(made.name, made.settings, step="hand")
@@ -88,13 +108,15 @@ def write(catalog: Catalog, made: Tensors, part: int = 0) -> list[dict[str, Any]
     file = catalog.write_tensors(made.name, "hand", part, [(name, pack(array, made.dtype)) for name, (_, array) in zip(names, made.arrays, strict=True)])
     shared = {"shard": "hand", "product": made.name, "model_id": "m", "revision": "r", "settings_sha256": digest, "dtype": made.dtype, "file": file, **made.columns}
     return [
-        {**shared, "clip_id": names[group], "shape": list(array.shape), "row_group": group, **_told(made.table, hand)}
+        {**shared, "clip_id": names[group], "shape": list(array.shape), "row_group": group, **_told(made, hand)}
         for group, (hand, array) in enumerate(made.arrays)
     ]
 
 
-def _told(table: str, hand: Hand | str) -> dict[str, Any]:
-    if table != "texts":
+def _told(made: Tensors, hand: Hand | str) -> dict[str, Any]:
+    if "-keywords-" in made.name and isinstance(hand, Hand):
+        return {"captioner": "source", "role": "source", "text_sha256": _sha(hand.caption or "")}
+    if made.table != "texts":
         return {}
     if isinstance(hand, str):
         return {"captioner": "constant", "role": hand, "text_sha256": _sha(""), "length": 1}

@@ -288,8 +288,8 @@ def test_a_text_product_without_its_constants_is_refused(fresh_catalog: Path) ->
     assert "tiny-t5-32 in" in (said := refused(fresh_catalog)) and "no row for the empty or the negative prompt" in said
 
 
-def test_keywords_and_unknown_towers_are_refused(tiny_catalog: Path) -> None:
-    assert "keywords are not among what batches hold yet" in refused(tiny_catalog, Reads(keywords=True))
+def test_keywords_of_another_text_encoder_and_unknown_towers_are_refused(tiny_catalog: Path) -> None:
+    assert "keywords: spans are of UMT5's or LLaVA's rows, tiny-cogvideox reads another" in (said := refused(tiny_catalog, Reads(keywords=True))) and "--backbone tiny-wan" in said
     assert "there is no tower 'clip-h'. Name one of wan, blip2, clip" in refused(tiny_catalog, Reads(image_tokens="clip-h"))
 
 
