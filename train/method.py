@@ -28,6 +28,16 @@ def unwrapped(block: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inside:
+    """What is added inside of one block to what it computes: Wan and HunyuanVideo do so."""
+
+    text_values: Float[Tensor, "B M D"] | None = None
+    """Added to the values of the text's rows where the video reads them; queries and keys stay as they are."""
+    video: Float[Tensor, "B L D"] | None = None
+    """Wan: added to the video's tokens between cross-attention and feed-forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stream:
     """One token sequence on its way through the blocks: target or reference."""
 
@@ -46,6 +56,8 @@ class Stream:
     """HunyuanVideo: True for rows that may be attended to, all video and the true text. None where every row may."""
     pad_frames: int = 0
     """Latent frames that `embed` put in front so that patches fit, and that `head` takes off again (CogVideoX 1.5)."""
+    inside: Inside | None = None
+    """What the blocks that this stream goes through are to add; None for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +189,41 @@ class Backbone(Protocol):
 
     def finished(self, latents: Float[Tensor, "B C T H W"], side: Side) -> Float[Tensor, "B C T H W"]:
         """Sampled latents, with what is given of them, and was not predicted, in its place."""
+        ...
+
+
+@runtime_checkable
+class TextValues(Protocol):
+    """A backbone of which more can be asked: what its blocks read of the text, and to add to that (`Inside`). Wan, HunyuanVideo."""
+
+    facts: backbones.Backbone
+    text_attention: str
+    """Name of the module within such a block by which the video reads text."""
+
+    @property
+    def text_blocks(self) -> range:
+        """Numbers of the blocks that can be asked."""
+        ...
+
+    def text_values(self, block: nn.Module, stream: Stream) -> Float[Tensor, "B M D"]:
+        """The values of the text's rows in this block, heads side by side, with nothing added."""
+        ...
+
+    def written(self, block: nn.Module, values: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """What values become by the attention's output projection, its bias left out: so they reach the video's tokens."""
+        ...
+
+
+@runtime_checkable
+class PictureValues(TextValues, Protocol):
+    """One whose blocks read a picture's tokens too, by projections of their own: Wan, image-to-video."""
+
+    def embed_pictures(self, tokens: Float[Tensor, "B K I"]) -> Float[Tensor, "B K D"]:
+        """Tokens of the image encoder as blocks read them."""
+        ...
+
+    def picture_values(self, block: nn.Module, tokens: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """The values of embedded picture tokens in this block, heads side by side."""
         ...
 
 

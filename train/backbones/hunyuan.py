@@ -51,6 +51,7 @@ class Hunyuan:
 
     entry: tuple[str, ...] = ("x_embedder", "context_embedder", "time_text_embed")
     context_entry: tuple[str, ...] = ()
+    text_attention = "attn"
 
     def __init__(self, facts: backbones.Backbone, transformer: nn.Module, scheduler_config: Mapping[str, Any]) -> None:
         """Wraps `transformer`, freezes it and puts it into eval mode. Raises CallError when it is not what `facts` say."""
@@ -173,6 +174,10 @@ class Hunyuan:
         made, carry = self._single_inputs(block, stream) if _is_single(block) else self._dual_inputs(block, stream)
         query, key, value, unturned = (each.transpose(1, 2) for each in made)
         video_rows = slice(stream.video.shape[1])
+        if stream.inside is not None and stream.inside.text_values is not None:
+            text = value[:, :, video_rows.stop :]
+            added = stream.inside.text_values.to(value.dtype).unflatten(2, (text.shape[1], -1)).transpose(1, 2)
+            value = torch.cat([value[:, :, video_rows], text + added], dim=2)
         return AttentionInputs(query=query, key=key, value=value, unturned=unturned, video_rows=video_rows, carry=carry, mask=stream.mask)
 
     def attention_output(
@@ -190,6 +195,23 @@ class Hunyuan:
     def caption_tokens(self, stream: Stream) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
         """The text that walks along, refined, and which of its rows are true."""
         return _rows(stream), None if stream.mask is None else stream.mask[:, stream.video.shape[1] :]
+
+    @property
+    def text_blocks(self) -> range:
+        """The single ones, in which text and video share their projections."""
+        return range(len(self.transformer.transformer_blocks), len(self.blocks))
+
+    def text_values(self, block: nn.Module, stream: Stream) -> Float[Tensor, "B M D"]:
+        """Of a single block's attention, after norm and modulation; see `train.method.TextValues`."""
+        text = _rows(stream)
+        # No row of the text is of frame 0, which alone has a time vector of its own.
+        modulation = (stream.time[:, 0], stream.time[:, 1], 0) if self._replaces else (stream.time[:, 0],)
+        values: Tensor = block.attn.to_v(block.norm(text, *modulation)[0])
+        return values
+
+    def written(self, block: nn.Module, values: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """By the part of a single block's output projection that reads attention, without its bias."""
+        return torch.nn.functional.linear(values, block.proj_out.weight[:, : values.shape[2]].to(values.dtype))
 
     def head(self, stream: Stream) -> Float[Tensor, "B C T H W"]:
         """norm_out by the time vector, proj_out, and patches put back."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from train import rotary
 from train.backbones.stored import check_config, stored
 from train.batch import Reads, Side
-from train.method import AttentionInputs, Objective, Stream, attention
+from train.method import AttentionInputs, Inside, Objective, Stream, attention
 from train.objective import objective_from
 from vapdata import backbones
 from vapdata.errors import CallError
@@ -40,6 +40,7 @@ class Wan:
     """One loaded Wan2.1; see `train.method.Backbone`, which it satisfies."""
 
     entry: tuple[str, ...] = ("patch_embedding", "condition_embedder")
+    text_attention = "attn2"
 
     def __init__(self, facts: backbones.Backbone, transformer: nn.Module, scheduler_config: Mapping[str, Any]) -> None:
         """Wraps `transformer`, freezes it and puts it into eval mode. Raises CallError when it is not what `facts` say."""
@@ -176,13 +177,43 @@ class Wan:
         if added is not None:
             states = states + added.to(states.dtype)
         video = (stream.video.float() + states * gate).type_as(stream.video)
-        video = video + self._cross_attended(block.attn2, block.norm2(video.float()).type_as(video), stream.context)
+        inside = stream.inside or Inside()
+        video = video + self._cross_attended(block.attn2, block.norm2(video.float()).type_as(video), stream.context, inside.text_values)
+        if inside.video is not None:
+            video = video + inside.video.to(video.dtype)
         states = block.ffn((block.norm3(video.float()) * (1 + feed_scale) + feed_shift).type_as(video))
         return replace(stream, video=(video.float() + states.float() * feed_gate).type_as(video))
 
     def caption_tokens(self, stream: Stream) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
         """The context's text rows, all of which are attended to; image tokens are left out."""
         return _given(stream.context)[:, -TEXT_ROWS:], None
+
+    @property
+    def text_blocks(self) -> range:
+        """All of them."""
+        return range(len(self.blocks))
+
+    def text_values(self, block: nn.Module, stream: Stream) -> Float[Tensor, "B M D"]:
+        """Of cross-attention; see `train.method.TextValues`."""
+        values: Tensor = block.attn2.to_v(_given(stream.context)[:, -TEXT_ROWS:])
+        return values
+
+    def written(self, block: nn.Module, values: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """By cross-attention's output projection without its bias."""
+        return torch.nn.functional.linear(values, block.attn2.to_out[0].weight.to(values.dtype))
+
+    def embed_pictures(self, tokens: Float[Tensor, "B K I"]) -> Float[Tensor, "B K D"]:
+        """Tokens of the image encoder as cross-attention reads them. Raises CallError for text-to-video, which reads none."""
+        embedder = self.transformer.condition_embedder.image_embedder
+        if embedder is None:
+            raise CallError(f"{self.facts.name}: text-to-video reads no image tokens. Use an image-to-video backbone, e.g. --backbone wan2.1-i2v-14b-480p")
+        embedded: Tensor = embedder(tokens.to(self.transformer.patch_embedding.weight.dtype))
+        return embedded
+
+    def picture_values(self, block: nn.Module, tokens: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+        """Of cross-attention's image branch."""
+        values: Tensor = block.attn2.add_v_proj(tokens)
+        return values
 
     def head(self, stream: Stream) -> Float[Tensor, "B C T H W"]:
         """norm_out modulated by the time vector, proj_out, and patches put back."""
@@ -197,11 +228,17 @@ class Wan:
         """The same latents: all of them are predicted."""
         return latents
 
-    def _cross_attended(self, attn: nn.Module, states: Tensor, context: Tensor | None) -> Tensor:
-        """What video tokens read of text, plus what they read of the image, each with its own keys: WanAttnProcessor, written out."""
+    def _cross_attended(self, attn: nn.Module, states: Tensor, context: Tensor | None, added: Tensor | None) -> Tensor:
+        """What video tokens read of text, plus what they read of the image, each with its own keys: WanAttnProcessor, written out.
+
+        `added` is added to the text's values.
+        """
         context = _given(context)
         query, text = _normed(attn.norm_q, attn.to_q(states)), context[:, -TEXT_ROWS:]
-        read = _attended(attn, query, _normed(attn.norm_k, attn.to_k(text)), attn.to_v(text))
+        value = attn.to_v(text)
+        if added is not None:
+            value = value + added.to(value.dtype)
+        read = _attended(attn, query, _normed(attn.norm_k, attn.to_k(text)), value)
         if attn.add_k_proj is not None:
             image = context[:, :-TEXT_ROWS]
             read = read + _attended(attn, query, _normed(attn.norm_added_k, attn.add_k_proj(image)), attn.add_v_proj(image))
