@@ -210,7 +210,9 @@ class _Writer(dcp.HuggingFaceStorageWriter):
 def _state(module: nn.Module, optimizer: Optimizer, ema: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Everything that is kept, by name. The tensors are the run's own, not copies."""
     state = {f"model.{name}": value for name, value in get_model_state_dict(module).items()}
-    for name, values in get_optimizer_state_dict(module, optimizer)["state"].items():
+    learns = any(parameter.requires_grad for parameter in module.parameters())
+    learned = get_optimizer_state_dict(module, optimizer)["state"] if learns else {}
+    for name, values in learned.items():
         state |= {f"optimizer.{name}.{kind}": value for kind, value in values.items()}
     state |= {f"ema.{name}": value for name, value in (ema or {}).items()}
     other = [name for name, value in state.items() if not isinstance(value, Tensor)]

@@ -96,7 +96,7 @@ class _Trainer:
             self.module = run.method.attach(backbone, run.blocks.wrap)
         self.parameters = [*trained(self.module).values()]
         self.parallel: nn.Module = self.module
-        if world.ranks > 1:
+        if world.ranks > 1 and self.parameters:
             ids = [world.device.index] if world.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.module, device_ids=ids, gradient_as_bucket_view=True)
         self.optimizer = run.optimizer.build(self.parameters)
@@ -130,8 +130,10 @@ class _Trainer:
                 last = self.evaluator.begin()
             recorder.write({"step": 0, **last})
         done, stopped = start, False
+        if not self.parameters:  # every step is the same, so the last one is taken at once
+            done = self._to_the_end(recorder, last)
         try:
-            with contextlib.closing(self.loader.steps(start, self.run.steps)) as steps:
+            with contextlib.closing(self.loader.steps(done, self.run.steps)) as steps:
                 for step in steps:
                     row, stop = self._step(step, asked)
                     done = step.number + 1
@@ -148,6 +150,13 @@ class _Trainer:
         if stopped:
             return Finished(step=done, stopped=True, first=self.evaluator.first, last=last, export=None)
         return Finished(step=done, stopped=False, first=self.evaluator.first, last=last or self._evaluate(), export=self._export(done))
+
+    def _to_the_end(self, recorder: Recorder, last: dict[str, Any]) -> int:
+        """The number of the last step, whose row and checkpoint are written: for a method of which nothing learns."""
+        log.info("nothing of this method learns: its evaluation is the run")
+        recorder.write({"step": self.run.steps, **last})
+        self._keep(self.run.steps, False)
+        return self.run.steps
 
     # One step
 

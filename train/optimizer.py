@@ -43,8 +43,8 @@ class Optimizer:
             raise CallError(f"optimizer: got beta1={self.beta1:g} beta2={self.beta2:g} ema={self.ema:g}; each is at least 0 and below 1. Type e.g. --set optimizer.beta2=0.99")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        """AdamW over what is trained."""
-        return torch.optim.AdamW(list(parameters), lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=self.weight_decay)
+        """AdamW over what is trained; where nothing is, over an empty tensor, for torch refuses none at all."""
+        return torch.optim.AdamW(list(parameters) or [nn.Parameter(torch.empty(0))], lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=self.weight_decay)
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of optimiser step `step` (from 0) of `steps`.
