@@ -1,12 +1,13 @@
-"""What the loop costs over a bare forward and backward of the same modules, for each method.
+"""What a method costs over its frozen backbone, and the loop over a bare forward and backward of the same modules.
 
-    python -m benchmarks.step [--steps 20] [--rounds 3] [--batch 16] [--method ssg]
+    python -m benchmarks.step [--method fg] [--steps 20] [--rounds 3] [--batch 16]
 
-Builds a catalog of miniature clips and pairs, then alternates: a real run of the loop (loader, clipping, AdamW, metrics;
+Builds catalogs of miniature clips and pairs, then alternates: a real run of the loop (loader, clipping, AdamW, metrics;
 evaluation and checkpoints only at its ends), forward + backward + AdamW in a plain `for`, forward + backward alone, and
-the frozen backbone's own forward + backward (to its input) without a method, on the same batches. Prints medians of the
-steps' wall seconds and their ratios, with peak memory and trained weights, and appends a dated row to
-`benchmarks/RESULTS.md`. On a GPU give a real size by `--catalog` and `--backbone`.
+the frozen backbone's own
+forward and backward (to its input) without a method, on the same batches. Prints medians of the steps' wall seconds and their ratios, with
+trained weights and peak memory, and appends dated rows to `benchmarks/RESULTS.md`. On a GPU give a real size by
+`--catalog` and `--backbone`.
 """
 
 import argparse
@@ -40,11 +41,18 @@ from train.speed import peak_memory_gb
 from train.world import world
 from vapdata import backbones
 
-METHODS = ("full", "vap", "ssg")
+METHODS: dict[str, tuple[str, ...]] = {
+    "full": ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan"),
+    "vap": ("tiny-cogvideox", "tiny-wan"),
+    "fca": ("tiny-cogvideox",),
+    "ssg": ("tiny-cogvideox", "tiny-wan"),
+    "fg": ("tiny-wan", "tiny-hunyuan"),
+}
+"""Method -> tiny backbones that it is measured on."""
 
 
-def catalog_of(folder: Path) -> str:
-    """A catalog of 64 miniature clips of four conditions, at 9 x 96 x 160, with pairs."""
+def catalog_of(folder: Path, backbone: str) -> str:
+    """A catalog of 64 miniature clips of four conditions for this backbone, at 9 x 96 x 160, with pairs."""
     from pipelines.prepare import Request, build, in_process
     from pipelines.recipes import recipe as data_recipe
     from pipelines.synthesize import Request as Pairs
@@ -52,10 +60,13 @@ def catalog_of(folder: Path) -> str:
     from vapdata.conditions.mined import Mined
     from vapdata.sources.miniature import Miniature
 
-    source = Miniature(root=str(folder / "videos"), count=64, height=96, width=160, conditions=("slide_left", "slide_right", "grow", "flood"))
-    build(Request(source=source, catalog=str(folder / "catalog"), recipe=data_recipe("tiny"), command="benchmarks.step"), runner=in_process)
-    synthesize(Pairs(catalog=str(folder / "catalog"), providers=(Mined(),)))
-    return str(folder / "catalog")
+    catalog = folder / f"catalog-{backbone}"
+    if not catalog.is_dir():
+        source = Miniature(root=str(folder / "videos"), count=64, height=96, width=160, conditions=("slide_left", "slide_right", "grow", "flood"))
+        made = data_recipe({"tiny-cogvideox": "tiny"}.get(backbone, backbone))
+        build(Request(source=source, catalog=str(catalog), recipe=made, command="benchmarks.step"), runner=in_process)
+        synthesize(Pairs(catalog=str(catalog), providers=(Mined(),)))
+    return str(catalog)
 
 
 def loop_seconds(run: Run, catalog: str, folder: Path) -> list[float]:
@@ -124,43 +135,48 @@ def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, b
         evaluation=Evaluation(every=0, samples=1, timesteps=1),
         checkpoints=Checkpoints(every=0, background=False),
     )
-    taken: dict[str, list[float]] = {"loop": [], "with AdamW": [], "bare": [], "alone": []}
+    taken: dict[str, list[float]] = {"loop": [], "with AdamW": [], "bare": [], "frozen": []}
     flops, trained_weights = 0.0, 0
     for turn in range(rounds):
-        taken["loop"] += loop_seconds(run, catalog, folder / f"{method}-{turn}")
+        taken["loop"] += loop_seconds(run, catalog, folder / f"{method}-{backbone}-{turn}")
+        taken["frozen"] += bare_seconds(run, catalog, update=False, alone=True)[0]
         taken["with AdamW"] += bare_seconds(run, catalog, update=True)[0]
         seconds, flops, trained_weights = bare_seconds(run, catalog, update=False)
         taken["bare"] += seconds
-        taken["alone"] += bare_seconds(run, catalog, update=False, alone=True)[0]
     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    bare, updated, looped, alone = middle["bare"], middle["with AdamW"], middle["loop"], middle["alone"]
+    bare, updated, looped, frozen = middle["bare"], middle["with AdamW"], middle["loop"], middle["frozen"]
     peak = peak_memory_gb(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    what, speed = f"{method} on {backbone}", flops * batch / bare / 1e9
     return [
-        (f"{method}, {trained_weights / 1e6:.2f} M trained: bare forward + backward", f"{bare * 1e3:.1f} ms a step of {batch}, {flops * batch / bare / 1e9:.1f} GFLOP/s"),
-        (f"{method}: over the frozen {backbone} alone", f"{alone * 1e3:.1f} ms, so {bare / alone:.3f} x"),
-        (f"{method}: the same + AdamW", f"{updated * 1e3:.1f} ms, {updated / bare:.3f} x bare"),
-        (f"{method}: the loop", f"{looped * 1e3:.1f} ms, {looped / bare:.3f} x bare, {looped / updated:.3f} x with AdamW; peak {peak:.2f} GB"),
+        (f"{what}: the frozen backbone's own forward + backward", f"{frozen * 1e3:.1f} ms a step of {batch}"),
+        (f"{what}, {trained_weights / 1e6:.2f} M trained: bare forward + backward", f"{bare * 1e3:.1f} ms, {bare / frozen:.2f} x frozen, {speed:.1f} GFLOP/s"),
+        (f"{what}: the same + AdamW", f"{updated * 1e3:.1f} ms, {updated / bare:.3f} x bare"),
+        (f"{what}: the loop", f"{looped * 1e3:.1f} ms, {looped / bare:.3f} x bare, {looped / updated:.3f} x with AdamW; peak {peak:.2f} GB"),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints, appends."""
     parser = argparse.ArgumentParser(description="Loop overhead")
-    parser.add_argument("--catalog", help="one with pairs; left out: miniature clips are made")
-    parser.add_argument("--backbone", default="tiny-cogvideox")
-    parser.add_argument("--method", action="append", choices=METHODS, help="once for each; left out: all")
+    parser.add_argument("--method", action="append", choices=[*METHODS], help="again for another; left out: all")
+    parser.add_argument("--catalog", help="one with all that the method reads; left out: miniature clips are made")
+    parser.add_argument("--backbone", help="left out: the method's tiny ones")
     for name, default in (("--steps", 20), ("--rounds", 3), ("--batch", 16)):
         parser.add_argument(name, type=int, default=default)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        catalog = given.catalog or catalog_of(folder)
-        rows = [row for method in given.method or METHODS for row in measure(method, catalog, given.backbone, given.steps, given.rounds, given.batch, folder)]
+        asked = [(method, backbone) for method in given.method or METHODS for backbone in ([given.backbone] if given.backbone else METHODS[method])]
+        rows = [
+            row
+            for method, backbone in asked
+            for row in measure(method, given.catalog or catalog_of(folder, backbone), backbone, given.steps, given.rounds, given.batch, folder)
+        ]
     print(*(f"{what:60s} {figure}" for what, figure in rows), sep="\n")
-    chosen = "".join(f" --method {method}" for method in given.method or ())
-    command = f"python -m benchmarks.step --backbone {given.backbone} --steps {given.steps} --rounds {given.rounds} --batch {given.batch}{chosen}"
-    append_row("The loop against bare forward and backward", command, rows)
+    typed = "".join(f" --method {method}" for method in given.method or ())
+    command = f"python -m benchmarks.step{typed} --steps {given.steps} --rounds {given.rounds} --batch {given.batch}"
+    append_row("A method against its frozen backbone, the loop against bare forward and backward", command, rows)
 
 
 if __name__ == "__main__":
