@@ -2,6 +2,7 @@
 
 METHODS = {
     "fca": "train.fca:Fca",
+    "fg": "train.fg:Fg",
     "full": "train.full:Full",
     "ssg": "train.ssg:Ssg",
     "vap": "train.vap:Vap",

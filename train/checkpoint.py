@@ -36,6 +36,9 @@ STAMP = "stamp.json"
 FILE_BYTES = 500_000_000
 """About how large one file gets. A file is put together in memory: twice this is what a process needs besides its copy."""
 
+NOTHING = "nothing.learned"
+"""What a checkpoint holds of a method of which nothing learns."""
+
 _COMPLETE = re.compile(r"step-(\d{8,})")
 
 
@@ -181,6 +184,8 @@ def restore_weights(path: Path, module: nn.Module) -> int:
     Needs neither optimiser nor process group. Raises as `restore` does.
     """
     step = read_stamp(path).step
+    if not module.state_dict():
+        return step
     _fill(path, {f"model.{name}": value for name, value in module.state_dict().items()}, left_alone=("ema.", "optimizer."), alone=True)
     return step
 
@@ -209,10 +214,10 @@ class _Writer(dcp.HuggingFaceStorageWriter):
 
 def _state(module: nn.Module, optimizer: Optimizer, ema: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Everything that is kept, by name. The tensors are the run's own, not copies."""
+    if not module.state_dict():  # torch refuses to keep nothing
+        return {NOTHING: torch.zeros(1)}
     state = {f"model.{name}": value for name, value in get_model_state_dict(module).items()}
-    learns = any(parameter.requires_grad for parameter in module.parameters())
-    learned = get_optimizer_state_dict(module, optimizer)["state"] if learns else {}
-    for name, values in learned.items():
+    for name, values in get_optimizer_state_dict(module, optimizer)["state"].items():
         state |= {f"optimizer.{name}.{kind}": value for kind, value in values.items()}
     state |= {f"ema.{name}": value for name, value in (ema or {}).items()}
     other = [name for name, value in state.items() if not isinstance(value, Tensor)]

@@ -38,6 +38,22 @@ def zero_linear(like: nn.Module) -> nn.Linear:
     return made
 
 
+def zero_projection(width: int, like: nn.Module) -> nn.Linear:
+    """A linear layer without bias from `width` to `like`'s output, all zeros, that learns."""
+    made = nn.Linear(width, like.out_features, bias=False, device=like.weight.device, dtype=torch.float32)
+    nn.init.zeros_(made.weight)
+    return made
+
+
+def with_own(block: nn.Module, name: str) -> nn.Module:
+    """A view of `block` in which the submodule of this name is a copy of its own that learns; the rest are the block's very weights."""
+    weights = {id(each): each for each in (*block.parameters(), *block.buffers())}
+    view = copy.deepcopy(block, weights)
+    owner, _, child = name.rpartition(".")
+    setattr(view.get_submodule(owner), child, own(block.get_submodule(name)))
+    return view
+
+
 class LowRank(nn.Module):
     """A frozen linear layer with a low-rank correction that learns: W x + b + B A x, with A of `rank` rows and B = 0 at first."""
 

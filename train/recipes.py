@@ -11,6 +11,7 @@ from train.blocks import Blocks
 from train.checkpoint import Checkpoints
 from train.evaluate import Evaluation
 from train.fca import Fca
+from train.fg import Fg
 from train.full import Full
 from train.optimizer import Optimizer
 from train.run import Run
@@ -104,6 +105,39 @@ def fca_epic(backbone: str) -> Run:
     return _fca("fca-epic", backbone, steps=50_000, n_init=1)
 
 
+def fg_tiny(backbone: str) -> Run:
+    """Focal Guidance on a tiny backbone: at the paper's rates a tiny model's loss does not move, so its own rate and warm-up."""
+    return Run(
+        name="fg-tiny",
+        method=Fg(),
+        backbone=backbone,
+        steps=400,
+        global_batch=8,
+        micro_batch=8,
+        optimizer=Optimizer(lr=1e-3, beta1=0.9, beta2=0.999, weight_decay=1e-2, warmup=20, schedule="cosine"),
+        evaluation=Evaluation(every=100, samples=8, timesteps=8),
+        checkpoints=Checkpoints(every=100),
+    )
+
+
+def fg_12k(backbone: str) -> Run:
+    """Focal Guidance's post-training (arXiv 2601.07287): 8 samples a step at 1e-5 on Wan2.1-I2V, 1e-4 on HunyuanVideo-I2V.
+
+    The paper tells no steps, optimiser or warm-up: 2,000 steps (12,000 clips one and a third times) of AdamW (0.9, 0.999), weight decay
+    0.01, clipping at 1 are ours.
+    """
+    return Run(
+        name="fg-12k",
+        method=Fg(),
+        backbone=backbone,
+        steps=2_000,
+        global_batch=8,
+        optimizer=Optimizer(lr=1e-4 if backbones.backbone(backbone).family == "hunyuan" else 1e-5, beta1=0.9, beta2=0.999, weight_decay=1e-2, clip=1.0, warmup=100),
+        blocks=Blocks(keep="nothing"),
+        checkpoints=Checkpoints(every=500),
+    )
+
+
 def _fca(name: str, backbone: str, *, steps: int, n_init: Literal[1, 2]) -> Run:
     """What the paper's table 5 has in common: 8 samples a step (4 GPUs, 1 each, accumulated twice), AdamW (0.9, 0.95) at 1e-3 with one cosine cycle.
 
@@ -182,10 +216,18 @@ RECIPES: dict[str, Callable[[str], Run]] = {
     "fca-ssv2": fca_ssv2,
     "fca-bridge": fca_bridge,
     "fca-epic": fca_epic,
+    "fg-tiny": fg_tiny,
+    "fg-12k": fg_12k,
 }
 """Recipe name -> function from a backbone's name to a run."""
 
-DEFAULTS = {"vap": ("vap-tiny", "vap-paper"), "full": ("full-tiny", "full-finetune"), "fca": ("fca-tiny", "fca-ssv2"), "ssg": ("ssg-tiny", "ssg-openvidhd-33k")}
+DEFAULTS = {
+    "vap": ("vap-tiny", "vap-paper"),
+    "full": ("full-tiny", "full-finetune"),
+    "fca": ("fca-tiny", "fca-ssv2"),
+    "ssg": ("ssg-tiny", "ssg-openvidhd-33k"),
+    "fg": ("fg-tiny", "fg-12k"),
+}
 """Method -> the recipe for a tiny backbone, and for a real one, when none is named."""
 
 

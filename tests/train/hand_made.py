@@ -41,8 +41,20 @@ class Tensors:
     columns: dict[str, Any]
 
 
-def hand_made(path: Path | str, facts: Backbone, hands: Sequence[Hand], *, pairs: Sequence[tuple[str, str, str]] = (), logvar: bool = False, grid: str = "9x32x32") -> Catalog:
-    """A catalog of these clips, with latents, first and condition latents, texts. `pairs`: (condition, reference, target)."""
+def hand_made(
+    path: Path | str,
+    facts: Backbone,
+    hands: Sequence[Hand],
+    *,
+    pairs: Sequence[tuple[str, str, str]] = (),
+    logvar: bool = False,
+    grid: str = "9x32x32",
+    wide: bool = False,
+) -> Catalog:
+    """A catalog of these clips, with latents, first and condition latents, texts. `pairs`: (condition, reference, target).
+
+    `wide`: texts and image tokens are as wide as the tiny backbone reads them, so that it can be trained on this.
+    """
     catalog = Catalog.open(path, create=True)
     random = np.random.default_rng(len(hands))
 
@@ -65,17 +77,19 @@ def hand_made(path: Path | str, facts: Backbone, hands: Sequence[Hand], *, pairs
         return facts.text.rows if facts.family == "cogvideox" else hand.tokens if isinstance(hand, Hand) else 1
 
     hunyuan = facts.family == "hunyuan"
-    tokens = [(hand, drawn(7, 6)) for hand in hands]
+    text, pooled = (facts.text.width, 32) if wide else (8, 8)
+    tokens = [(hand, drawn(257, 64) if wide else drawn(7, 6)) for hand in hands]
+    anchor = (48 if hunyuan else 64) if wide else 6
     made = [
         latents(f"{grid}-8fps", "video", fps=8.0, short="reject"),
         latents("first1-32x32", "first", 1),
         latents(f"condition-{9 if facts.condition == 'zero_frames' else 1}x32x32", "condition"),
-        texts(f"{facts.text.product}-32x32-i4" if hunyuan else facts.text.product, lambda hand: (length(hand), 8), **({"image_rows": 144} if hunyuan else {})),
-        texts(f"{vae.removesuffix('-vae')}-clip-l-pooled", lambda hand: (8,)),
+        texts(f"{facts.text.product}-32x32-i4" if hunyuan else facts.text.product, lambda hand: (length(hand), text), **({"image_rows": 144} if hunyuan else {})),
+        texts(f"{vae.removesuffix('-vae')}-clip-l-pooled", lambda hand: (pooled,)),
         Tensors(table="features", name="tiny-clip-h14-tokens-crop-32x32", settings={**GRID, "tower": "wan"}, dtype="bf16", arrays=tokens, columns={}),
     ]
     if facts.family != "cogvideox":
-        made += keywords(hands, drawn, f"{'tiny-clip-xlm' if facts.tiny else 'clip-xlm-h14'}-keywords", "-llava-i4" if hunyuan else "")
+        made += keywords(hands, drawn, anchor, f"{'tiny-clip-xlm' if facts.tiny else 'clip-xlm-h14'}-keywords", "-llava-i4" if hunyuan else "")
     with catalog.lock("hand"):
         rows: dict[str, list[dict[str, Any]]] = {"videos": [_video(hand) for hand in hands], "clips": [_clip(hand) for hand in hands]}
         rows |= {"captions": [_caption(hand) for hand in hands if hand.caption], "pairs": [_pair(hands, *pair) for pair in pairs]}
@@ -85,7 +99,7 @@ def hand_made(path: Path | str, facts: Backbone, hands: Sequence[Hand], *, pairs
     return catalog
 
 
-def keywords(hands: Sequence[Hand], drawn: Callable[..., np.ndarray], name: str, rows: str) -> list[Tensors]:
+def keywords(hands: Sequence[Hand], drawn: Callable[..., np.ndarray], anchor: int, name: str, rows: str) -> list[Tensors]:
     """Maps, anchors and spans of each clip with a caption."""
     told = [hand for hand in hands if hand.caption]
 
@@ -96,7 +110,7 @@ def keywords(hands: Sequence[Hand], drawn: Callable[..., np.ndarray], name: str,
     spans = [np.array([[0, 1, row, row + 1] for row in range(hand.keywords)], np.float32).reshape(-1, 4) for hand in told]
     return [
         product("maps", "f16", [drawn(hand.keywords, 16, 16).clip(-1, 1) for hand in told]),
-        product("anchors", "bf16", [drawn(hand.keywords, 6) for hand in told]),
+        product("anchors", "bf16", [drawn(hand.keywords, anchor) for hand in told]),
         product("spans", "f32", spans),
     ]
 

@@ -11,9 +11,9 @@ import torch
 from hand_made import Hand, hand_made
 
 from catalogs.store import Catalog
+from train.backbones import load_backbone
 from train.batch import Reads
 from train.data import Loader
-from train.backbones import load_backbone
 from train.denoise import Guidance, _Branches
 from train.index import Index, build_index
 from train.objective import Flow

@@ -3,5 +3,6 @@
 TABLES = {
     "fca": "train.ablations.fca:TABLE",
     "ssg": "train.ablations.ssg:TABLE",
+    "fg": "train.ablations.fg:TABLE",
 }
 """Method name -> where its table lies, a `train.ablations.table.Table`."""

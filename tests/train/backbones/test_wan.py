@@ -248,7 +248,7 @@ def test_sampling_without_a_method_equals_diffusers_pipeline() -> None:
     pipeline.set_progress_bar_config(disable=True)
     told = {"prompt_embeds": side.text, "negative_prompt_embeds": negative, "guidance_scale": 5.0, "num_inference_steps": 4}
     theirs = pipeline(torch.zeros(1, 3, 32, 48), height=32, width=48, num_frames=9, latents=initial([5], noisy), output_type="latent", return_dict=False, **told)[0]
-    ours = denoise(None, backbone, side, (), steps=4, guidance=5.0, seeds=[5], negative=(negative, None), scheduler=scheduler_from(backbone.scheduler_config))
+    ours = denoise(None, backbone, side, (), steps=4, guidance=5.0, seeds=[5], negative={"text": negative}, scheduler=scheduler_from(backbone.scheduler_config))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
