@@ -29,7 +29,6 @@ def _filters():
 @pytest.fixture(scope="module")
 def scanned(real_clips):
     """File -> (its row of clips.csv, scores, failures)."""
-    pytest.importorskip("rapidocr", reason="needs the extra `text`")
     filters = _filters()
     scanner, fit, found = Scanner(filters=filters), fit_for(filters), {}
     with open(real_clips / "clips" / "clips.csv", encoding="utf-8") as rows:

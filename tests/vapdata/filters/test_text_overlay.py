@@ -10,8 +10,6 @@ from vapdata.clip import Clip
 from vapdata.errors import CallError, MissingInput
 from vapdata.filters.text_overlay import TextOverlay
 
-pytest.importorskip("rapidocr", reason="needs the extra `text`")
-
 CLIP = Clip(
     clip_id="d/a", video_id="d/a", source="d", split="train", start_s=0.0, end_s=3.0, frames=24, fps=8.0, width=320, height=180, codec="h264", whole=True
 )
