@@ -1,4 +1,4 @@
-"""Checks that methods' configurations share. Exercised by `pytest tests/train/test_vap.py tests/train/test_fca.py`."""
+"""Checks that methods' configurations share. Exercised by `pytest tests/train/test_vap.py tests/train/test_fca.py tests/train/test_ssg.py tests/train/test_fg.py`."""
 
 from collections.abc import Sequence
 

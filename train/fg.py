@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from train import focus
 from train.batch import Batch, Reads, Side
+from train.choices import one_of
 from train.expert import with_own, zero_projection
 from train.method import Backbone, Inside, PictureValues, Stream, TextValues, WrapBlock, run_block
 from vapdata import backbones, tiny_text
 from vapdata.errors import CallError
-from vapdata.registry import did_you_mean
 
 Mode = Literal["post_train", "zero_shot"]
 Scope = Literal["preceding", "previous_step", "two_pass"]
@@ -81,9 +81,7 @@ class Fg:
 
     def __post_init__(self) -> None:
         for name, kind in (("mode", Mode), ("ac_scope", Scope), ("inject_at", Place), ("vis_space", Space)):
-            value, known = getattr(self, name), get_args(kind)
-            if value not in known:
-                raise CallError(f"fg: {name} is one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}. Type e.g. --set fg.{name}={known[0]}")
+            one_of("fg", name, getattr(self, name), get_args(kind))
         if self.weak_layers is not None and (not self.weak_layers or list(self.weak_layers) != sorted({each for each in self.weak_layers if each >= 0})):
             raise CallError(f"fg: weak_layers are block numbers from 0, rising; got {self.weak_layers}. Type e.g. --set fg.weak_layers=3,4,5, or see python -m train.fg diagnose")
         for name, least, most in (("region", 0, 1), ("cache_threshold", -1, 1), ("caption_drop", 0, 1)):

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from train.batch import Batch, Reads, Side
+from train.choices import one_of
 from train.method import AttentionInputs, Backbone, Stream, WrapBlock, attention
 from train.objective import seed_of, uniform
 from train.visual_encoder import ClipEncoder, PatchEncoder
@@ -30,7 +31,6 @@ from vapdata.encoders.clip_mask import GRIDS
 from vapdata.encoders.mask_maths import minmax, smooth
 from vapdata.encoders.visual_prompt import BLUR_SHARE, visual_prompts
 from vapdata.errors import CallError
-from vapdata.registry import did_you_mean
 
 ImageEncoder = Literal["clip_mlp", "clip_resampler", "conv"]
 MaskSource = Literal["both", "attn", "mlp", "none", "random"]
@@ -92,9 +92,7 @@ class Ssg:
 
     def __post_init__(self) -> None:
         for field, kind in (("image_encoder", ImageEncoder), ("mask_source", MaskSource), ("ca_query", Query), ("gate", Gate)):
-            value, known = getattr(self, field), get_args(kind)
-            if value not in known:
-                raise CallError(f"ssg: {field} is one of {', '.join(known)}; got {value!r}{did_you_mean(value, known)}. Type --set ssg.{field}={known[0]}")
+            one_of("ssg", field, getattr(self, field), get_args(kind))
         for field, least, usual in (("queries", 1, 16), ("conv_side", 1, 224), ("conv_patch", 1, 16), ("conv_width", 4, 512), ("conv_depth", 1, 4)):
             if getattr(self, field) < least:
                 raise CallError(f"ssg: {field} is {least} or more; got {getattr(self, field)}. Type --set ssg.{field}={usual}")
