@@ -13,33 +13,31 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import numpy as np
 
 from catalogs.pairs import contents_sql
 from catalogs.queries import connect
 from catalogs.store import Catalog
+from pipelines.generated import generate_all
 from pipelines.ordered import Office, order_all
 from pipelines.prepare import Request as Build
 from pipelines.prepare import Show, build
 from pipelines.recipes import Recipe
 from pipelines.record import Record, video_of
-from pipelines.stages import MAX_DEATHS, Job, OpenStage, Tick, Worker, died
+from pipelines.render_work import RenderStage, media
+from pipelines.stages import Job
 from pipelines.work import MAX_ATTEMPTS, ShardWork, choose_caption
 from vapdata.captioners.made import MadeCaption
-from vapdata.clip import BadRow, Caption, Video, path_under, quote, video_id
-from vapdata.conditions.rendered import Procedural, render, seed_of, told
+from vapdata.clip import BadRow, Caption, Sampling, Video, path_under, quote, video_id
+from vapdata.conditions.lora import Lora, LoraCondition
+from vapdata.conditions.rendered import Procedural, seed_of, told
 from vapdata.conditions.template import Template
-from vapdata.decoder import Decoder
 from vapdata.errors import CallError, RunError
 from vapdata.filters.cuts import Cuts
-from vapdata.video_file import write
 
 DATASET = "vap"
-MEDIA = "media"
 SHARD_VIDEOS = 32
 NO_CUTS = Cuts(min_rgb=256.0)
 """A made video is one shot, whatever flashes through it: no frame differs by so much."""
@@ -54,7 +52,7 @@ class Rendering:
     """What rendering a provider's videos takes."""
 
     catalog: str
-    provider: Procedural | Template
+    provider: Procedural | Template | Lora
     recipe: Recipe
     """Its pixel grid is the videos'; its steps are run on them."""
     roots: Mapping[str, str]
@@ -76,22 +74,6 @@ class Rendered:
 
     def __str__(self) -> str:
         return f"{self.planned} videos = {self.made} made + {self.failed} failed + {self.to_do} to do"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderStage:
-    """Rows of `videos` that are planned, to video files."""
-
-    job: Job
-    provider: Procedural
-    roots: Mapping[str, str]
-    name: str = "render"
-    cpus: float = 1.0
-    gpus: float = 0.0
-
-    def open(self) -> OpenStage:
-        """Opens catalog and decoder."""
-        return _OpenRender(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +111,7 @@ def make(request: Rendering, show: Show | None = None, runner: Runner | None = N
         catalog.recover()
         with contextlib.closing(connect(catalog)) as con:
             planned = _plan(con, request)
-            remove_strays(catalog, con, request.provider.name)
+            remove_strays(catalog, con, request.provider.name, {row["uri"] for row in planned} if isinstance(request.provider, Lora) else set())
             works = _works(con, planned)
         _refuse_absent(request.roots, works)
         _render(catalog, request, works, show, runner)
@@ -145,14 +127,13 @@ def make(request: Rendering, show: Show | None = None, runner: Runner | None = N
     return Rendered(planned=len(wanted), made=len(wanted & made), failed=len(failed), to_do=len(wanted - made - failed))
 
 
-def media(catalog: Catalog) -> str:
-    """Where a catalog's made videos lie."""
-    return catalog.files.address(MEDIA)
+def remove_strays(catalog: Catalog, con: Any, provider: str, kept: Collection[str] = ()) -> list[str]:
+    """Removes a provider's files that no row of `videos` names: what a killed run left. Returns their paths below media/.
 
-
-def remove_strays(catalog: Catalog, con: Any, provider: str) -> list[str]:
-    """Removes a provider's files that no row of `videos` names: what a killed run left. Returns their paths below media/."""
-    named = {os.path.normpath(path_under("", row[0])) for row in con.execute("select uri from videos where provider = ?", [provider]).fetchall()}
+    `kept` are addresses of planned videos whose files, whole or not there as they are, the run takes up again.
+    """
+    rows = con.execute("select uri from videos where provider = ?", [provider]).fetchall()
+    named = {os.path.normpath(path_under("", uri)) for uri in (*(row[0] for row in rows), *kept)}
     removed = []
     for folder, _, files in os.walk(os.path.join(media(catalog), provider), topdown=False):
         for file in files:
@@ -172,24 +153,30 @@ def _of_made(recipe: Recipe) -> Recipe:
 
 def _plan(con: Any, request: Rendering) -> list[dict[str, Any]]:
     """Every video that there should be, as a row of `videos` with `source`, what is known of the clip that it is made from."""
-    provider, grid = request.provider, request.recipe.sampling.label()
+    provider = request.provider
     sources = _sources(con, request)
     rows = []
     for name, program in sorted(provider.programs().items()):
         ranked = sorted(sources, key=lambda row, name=name: (row["text"] is None, seed_of(provider.seed, name, row["clip_id"])))
         each = {split: [row for row in ranked if row["split"] == split] for split in ("train", "validation", "test")}
         chosen = each["train"][: provider.each] + [row for split in ("validation", "test") for row in each[split][: provider.each_held_out]]
-        group = f"{provider.name}/{name}/v{program.version}-s{provider.seed}-{grid}"
-        for place, source in enumerate(sorted(chosen, key=lambda row: row["clip_id"])):
-            rows.append(_row(request, group, source, name, place // SHARD_VIDEOS))
+        group = f"{provider.name}/{name}/v{program.version}-s{provider.seed}-{_sampling(request, program).label()}"
+        takes = program.takes if isinstance(program, LoraCondition) else 1
+        wanted = [(source, take) for source in sorted(chosen, key=lambda row: row["clip_id"]) for take in range(takes)]
+        rows += [_row(request, group, source, name, take, place // SHARD_VIDEOS) for place, (source, take) in enumerate(wanted)]
     return rows
 
 
-def _row(request: Rendering, group: str, source: dict[str, Any], condition: str, part: int) -> dict[str, Any]:
+def _sampling(request: Rendering, program: Any) -> Sampling:
+    """The pixel grid that a program's videos have."""
+    return program.sampling(request.recipe.sampling) if isinstance(program, LoraCondition) else request.recipe.sampling
+
+
+def _row(request: Rendering, group: str, source: dict[str, Any], condition: str, take: int, part: int) -> dict[str, Any]:
     provider, program = request.provider, request.provider.programs()[condition]
-    name = f"{group}/{quote(source['clip_id'])}"
+    name, sampling = f"{group}/{quote(source['clip_id'])}{f'/{take}' if take else ''}", _sampling(request, program)
     shard = f"{DATASET}-{zlib.crc32(f'{group}/{part}'.encode()):010d}"
-    seed = seed_of(provider.seed, condition, source["clip_id"])
+    seed = seed_of(provider.seed, condition, f"{source['clip_id']}{f'/{take}' if take else ''}")
     file = f"{condition}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.mp4"
     return {
         "video_id": f"{video_id(DATASET, '')}{name}",
@@ -204,7 +191,7 @@ def _row(request: Rendering, group: str, source: dict[str, Any], condition: str,
         "split_group": f"{source['dataset']}/{source['split_group']}",
         "caption": told(source["text"], program.sentence),
         "neutral_caption": source["text"],
-        "seconds": request.recipe.sampling.frames / request.recipe.sampling.fps,
+        "seconds": sampling.frames / sampling.fps,
         "parent_clip_id": source["clip_id"],
         "condition": condition,
         "provider": provider.name,
@@ -289,8 +276,18 @@ def _render(catalog: Catalog, request: Rendering, works: list[ShardWork], show: 
         office = Office(catalog=catalog, media=media(catalog), provider=request.provider, sampling=request.recipe.sampling, origin=lambda origin: _path(roots, origin))
         records = order_all(office, works, lambda done, failed: show(total, {"render": done}, {"render": failed}) if show else None)
     else:
-        stage = RenderStage(job=job, provider=request.provider, roots=roots)
-        records = (runner or _ray)(works, [stage], address=request.address, on_progress=lambda now: show and show(total, now.done, now.failed))
+
+        def run(some: Sequence[ShardWork], stages: Sequence[Any], before: int = 0) -> Iterator[Record]:
+            def told(now: Any) -> None:
+                if show is not None:
+                    show(total, {"render": before + now.done.get("render", 0)}, now.failed)
+
+            return (runner or _ray)(some, stages, address=request.address, on_progress=told)
+
+        if isinstance(request.provider, Lora):
+            records = generate_all(request.provider, job, roots, works, run)
+        else:
+            records = run(works, [RenderStage(job=job, provider=request.provider, roots=roots)])
     for record in records:
         if record.stopped:
             log.warning("shard %s is left for the next run: %s", record.shard, record.stopped)
@@ -305,43 +302,3 @@ def _ray(works: Sequence[ShardWork], stages: Sequence[Any], *, address: str | No
     from pipelines.run import stream
 
     return stream(works, stages, address=address, on_progress=on_progress)
-
-
-class _OpenRender(Worker):
-    """RenderStage at work."""
-
-    def __init__(self, stage: RenderStage) -> None:
-        super().__init__(stage.name, stage.job)
-        self.stage = stage
-        self.programs = stage.provider.programs()
-        self.decoder: Decoder = Decoder()
-
-    def work(self, record: Record, tick: Tick) -> None:
-        """Writes the shard's videos."""
-        os.makedirs(os.path.join(media(self.catalog), self.stage.provider.name, record.shard), exist_ok=True)
-        for row in record.work.videos:
-            before = len(record.rows["failures"])
-            with self.noted(record, row["video_id"]) as deaths:
-                try:
-                    if deaths >= MAX_DEATHS:
-                        raise died(row["origin"]["uri"], self.name, deaths)
-                    record.rows["videos"].append(self._made(row))
-                except OSError:
-                    raise  # the disk's trouble is the shard's
-                except Exception as error:  # noqa: BLE001 - one clip's trouble is its own row
-                    record.fail(self.name, error, video_id=row["video_id"], clip_id=None)
-            tick(self.name, 1, int(len(record.rows["failures"]) > before))
-
-    def _made(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Renders and writes one video; its row of `videos`."""
-        origin = row["origin"]
-        sampling = self.job.recipe.sampling
-        frames = self.decoder.sample(_path(self.stage.roots, origin), origin["start_s"], origin["end_s"], sampling, folder_fps=origin["folder_fps"])
-        mask = None if origin["mask"] is None else np.asarray(self.catalog.read_tensor(origin["mask"])[-1])
-        made = render(self.programs[row["condition"]], np.array(frames), mask, json.loads(row["parameters"])["drawn"])
-        path = path_under(media(self.catalog), row["uri"])
-        write(path, iter(made), sampling.fps)
-        digest = hashlib.sha256()
-        for frame in self.decoder.frames(path):
-            digest.update(np.ascontiguousarray(frame.image))
-        return {name: value for name, value in row.items() if name != "origin"} | {"bytes": os.path.getsize(path), "content_sha256": digest.hexdigest()}

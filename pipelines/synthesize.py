@@ -21,9 +21,11 @@ import pyarrow as pa
 from catalogs.newest import literal
 from catalogs.queries import connect, selected
 from catalogs.store import Catalog
+from pipelines.clustering import members_together
 from pipelines.pairing import Paired, Pairing, condition_rows, members_table, pair, pair_rows
 from pipelines.recipes import RECIPES, recipe
 from vapdata.condition import CATEGORIES, Facts, Provider
+from vapdata.conditions.clustered import Clustered
 from vapdata.errors import CallError, MissingWeights
 
 if TYPE_CHECKING:
@@ -161,7 +163,8 @@ def _provide(catalog: Catalog, provider: Provider, settings: Pairing, allowed: S
     """Replaces one provider's conditions and pairs; gives what they are, and whether they are others than before."""
     mine = None if hasattr(provider, "programs") else allowed  # made members are found among made clips, whatever was allowed as a source
     with contextlib.closing(connect(catalog)) as con:
-        paired = pair(catalog, con, provider.name, _members(con, provider, mine, show), settings)
+        members = members_together(catalog, con, provider, mine) if isinstance(provider, Clustered) else _members(con, provider, mine, show)
+        paired = pair(catalog, con, provider.name, members, settings)
         changed = _generations(con, provider.name) != ({paired.generation} if paired.members else set())
         if changed:
             rows = {"conditions": condition_rows(con, paired), "pairs": pair_rows(con, paired)}

@@ -9,13 +9,25 @@ import pytest
 
 from catalogs.store import Catalog
 from catalogs.tables import TABLES, TENSOR_TABLES
-from pipelines.prepare import Request, build
+from pipelines.prepare import Request, build, in_process
 from pipelines.recipes import recipe
 from pipelines.summary import Summary
 from vapdata.sources.synthetic import Synthetic
 
 VOLATILE = {"run_id", "commit", "created_at", "seconds", "attempts", "host", "file", "row_group"}
 COUNT = 8
+
+SCAN_ONLY = '''"""The tiny recipe without its encoders. Exercised by the test that wrote it."""
+
+import dataclasses
+
+from pipelines.recipes import recipe
+
+
+def scan_only():
+    """Clips of the tiny grid."""
+    return dataclasses.replace(recipe("tiny"), name="scan-only", encode=())
+'''
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +114,14 @@ def query() -> Callable[[Path, str], list[tuple]]:
             return con.execute(sql).fetchall()
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A scanned catalog of six synthetic videos, their folder, and the recipe that scans only. Copy the catalog before changing it."""
+    folder = tmp_path_factory.mktemp("scanned")
+    (folder / "own.py").write_text(SCAN_ONLY)
+    own = f"{folder}/own.py:scan_only"
+    source = Synthetic(root=str(folder / "root"), count=6)
+    build(Request(source=source, catalog=str(folder / "catalog"), recipe=recipe(own)), runner=in_process)
+    return folder / "catalog", folder / "root", own

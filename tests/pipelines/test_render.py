@@ -17,9 +17,7 @@ from PIL import Image
 from catalogs.queries import connect
 from catalogs.store import Catalog
 from catalogs.verify import verify
-from pipelines.prepare import Request as Build
-from pipelines.prepare import build, in_process
-from pipelines.recipes import recipe
+from pipelines.prepare import in_process
 from pipelines.render import remove_strays
 from pipelines.synthesize import Request, Summary, synthesize
 from vapdata import cli
@@ -27,34 +25,9 @@ from vapdata.conditions.mined import Mined
 from vapdata.conditions.procedural import PROGRAMS
 from vapdata.conditions.rendered import Procedural, told
 from vapdata.errors import CallError
-from vapdata.sources.synthetic import Synthetic
 from vapdata.video import frames
 
 Query = Callable[[Path, str], list[tuple]]
-
-SCAN_ONLY = '''"""The tiny recipe without its encoders. Exercised by the test that wrote it."""
-
-import dataclasses
-
-from pipelines.recipes import recipe
-
-
-def scan_only():
-    """Clips of the tiny grid."""
-    return dataclasses.replace(recipe("tiny"), name="scan-only", encode=())
-'''
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A scanned catalog of six synthetic videos, their folder, and the recipe that scans only. Copy the catalog before changing it."""
-    folder = tmp_path_factory.mktemp("render")
-    (folder / "own.py").write_text(SCAN_ONLY)
-    own = f"{folder}/own.py:scan_only"
-    source = Synthetic(root=str(folder / "root"), count=6)
-    build(Build(source=source, catalog=str(folder / "catalog"), recipe=recipe(own)), runner=in_process)
-    return folder / "catalog", folder / "root", own
-
 
 def _made(catalog: Path, places: tuple[Path, Path, str], **changes: object) -> Summary:
     settings = {"only": ("pan_left", "melt"), **changes}

@@ -1,6 +1,8 @@
 """Who finds or makes clips that show a semantic condition, one file each: name -> "module:Class"."""
 
 PROVIDERS = {
+    "clustered": "vapdata.conditions.clustered:Clustered",
+    "lora": "vapdata.conditions.lora:Lora",
     "mined": "vapdata.conditions.mined:Mined",
     "procedural": "vapdata.conditions.rendered:Procedural",
     "template": "vapdata.conditions.template:Template",

@@ -27,15 +27,12 @@ Placeholders are those of `vapdata/conditions/rest.py`. Exercised by `pytest tes
 """
 
 import functools
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import yaml
-
-from vapdata.condition import CATEGORIES, GUESSED, Category, Facts, Member, condition_name
+from vapdata.condition import GUESSED, Category, Facts, Member, condition_name
+from vapdata.conditions.configured import condition_of, only, read, refuse_twice, stamp_of
 from vapdata.conditions.ledger import Ledger
 from vapdata.conditions.ordering import Manners, Ordering
 from vapdata.conditions.rest import Endpoints, Rest
@@ -123,11 +120,7 @@ class Template:
         """The file's contents. Raises CallError for what is wrong in it."""
         if not self.config:
             raise CallError("template: no service is configured. Type --set template.config=FILE (vapdata/conditions/template.py shows one)")
-        try:
-            stamp = os.stat(self.config).st_mtime_ns
-        except OSError as error:
-            raise CallError(f"{self.config}: {error.strerror}; wanted a service's configuration. Type --set template.config=FILE") from error
-        return _read(self.config, stamp)
+        return _read(self.config, stamp_of(self.config, "a service's configuration. Type --set template.config=FILE"))
 
     def programs(self) -> Mapping[str, ServiceTemplate]:
         """The templates that are ordered, by condition."""
@@ -165,17 +158,7 @@ _WAITS = ("attempts", "first_wait_s", "longest_wait_s", "poll_s", "patience_s")
 @functools.lru_cache(maxsize=8)
 def _read(path: str, stamp: int) -> Configuration:
     """The file as it was at `stamp`: planning asks once per video."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            said = json.load(file) if path.endswith(".json") else yaml.safe_load(file)
-    except (ValueError, yaml.YAMLError) as error:
-        raise CallError(f"{path}: it is neither YAML nor JSON: {error}") from error
-    try:
-        return _configuration(_only(said, _TOP, "the file", _NEEDED))
-    except CallError as error:
-        raise CallError(f"{path}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise CallError(f"{path}: a value is of the wrong kind: {error}. vapdata/conditions/template.py shows a file") from error
+    return read(path, lambda said: _configuration(only(said, _TOP, "the file", _NEEDED)), "vapdata/conditions/template.py")
 
 
 def _configuration(said: Mapping[str, Any]) -> Configuration:
@@ -187,10 +170,8 @@ def _configuration(said: Mapping[str, Any]) -> Configuration:
         raise CallError(f"price: got {price}, wanted the most that one video costs")
     version = int(said.get("version", 1))
     templates = tuple(_template(each, service, version) for each in said["conditions"])
-    twice = [each.name for place, each in enumerate(templates) if each.name in {other.name for other in templates[:place]}]
-    if twice:
-        raise CallError(f"conditions: {twice[0]} is there twice")
-    waits = _only(said.get("waits", {}), (*_WAITS, "timeout_s"), "waits")
+    refuse_twice(each.name for each in templates)
+    waits = only(said.get("waits", {}), (*_WAITS, "timeout_s"), "waits")
     return Configuration(
         service=service,
         currency=str(said.get("currency", "")),
@@ -204,13 +185,13 @@ def _configuration(said: Mapping[str, Any]) -> Configuration:
 
 
 def _endpoints(said: Mapping[str, Any], waits: Mapping[str, Any]) -> Endpoints:
-    submit = _only(said["submit"], ("url", "headers", "body"), "submit", ("url", "body"))
-    answers = _only(said["answers"], ("job", "status", "video", "cost", "license", "terms", "message"), "answers", ("job", "status", "video"))
-    states = _only(said["states"], ("done", "failed", "running"), "states", ("done", "failed", "running"))
-    idempotency = _only(said.get("idempotency", {}), ("hours",), "idempotency")
+    submit = only(said["submit"], ("url", "headers", "body"), "submit", ("url", "body"))
+    answers = only(said["answers"], ("job", "status", "video", "cost", "license", "terms", "message"), "answers", ("job", "status", "video"))
+    states = only(said["states"], ("done", "failed", "running"), "states", ("done", "failed", "running"))
+    idempotency = only(said.get("idempotency", {}), ("hours",), "idempotency")
     return Endpoints(
         submit_url=submit["url"],
-        poll_url=_only(said["poll"], ("url",), "poll", ("url",))["url"],
+        poll_url=only(said["poll"], ("url",), "poll", ("url",))["url"],
         headers={str(name): str(text) for name, text in submit.get("headers", {}).items()},
         body=submit["body"],
         key_env=said.get("key_env"),
@@ -222,15 +203,11 @@ def _endpoints(said: Mapping[str, Any], waits: Mapping[str, Any]) -> Endpoints:
 
 
 def _template(said: Any, service: str, version: int) -> ServiceTemplate:
-    said = _only(said, ("condition", "category", "template", "prompt", "sentence", "version", "fields"), "a condition", ("condition", "category", "template", "sentence"))
-    name = str(said["condition"])
-    if condition_name(name) != name:
-        raise CallError(f"condition: got {name!r}, wanted lower-case words with _ between, e.g. {condition_name(name) or 'squish'}")
-    if said["category"] not in CATEGORIES:
-        raise CallError(f"condition {name}: got category {said['category']!r}, wanted one of {', '.join(CATEGORIES)}")
+    said = only(said, ("condition", "category", "template", "prompt", "sentence", "version", "fields"), "a condition", ("condition", "category", "template", "sentence"))
+    name, category = condition_of(said)
     return ServiceTemplate(
         name=name,
-        category=said["category"],
+        category=category,
         template=str(said["template"]),
         sentence=str(said["sentence"]),
         version=int(said.get("version", version)),
@@ -238,15 +215,3 @@ def _template(said: Any, service: str, version: int) -> ServiceTemplate:
         prompt=str(said.get("prompt", "")),
         fields=said.get("fields", {}),
     )
-
-
-def _only(said: Any, known: tuple[str, ...], where: str, needed: tuple[str, ...] = ()) -> Mapping[str, Any]:
-    """`said` when it is a mapping with names that are known, and all that are needed."""
-    if not isinstance(said, Mapping):
-        raise CallError(f"{where}: got {type(said).__name__}, wanted names with values")
-    strange = [name for name in said if name not in known]
-    missing = [name for name in needed if name not in said]
-    if strange or missing:
-        got = f"got {strange[0]!r}" if strange else f"{missing[0]!r} is missing"
-        raise CallError(f"{where}: {got}, wanted {', '.join(known)}")
-    return said
