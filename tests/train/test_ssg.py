@@ -160,7 +160,7 @@ def test_it_reads_of_a_clip_what_its_switches_need() -> None:
     [
         ({"image_encoder": "convv"}, "image_encoder is one of clip_mlp, clip_resampler, conv; got 'convv', did you mean 'conv'"),
         ({"mask_source": "fused"}, "mask_source is one of both, attn, mlp, none, random; got 'fused'"),
-        ({"ca_query": "rope"}, "Type --set ssg.ca_query=pre_rope"),
+        ({"ca_query": "rope"}, "Type e.g. --set ssg.ca_query=pre_rope"),
         ({"gate": "in"}, "--set ssg.gate=inside"),
         ({"queries": 0}, "queries is 1 or more; got 0. Type --set ssg.queries=16"),
         ({"conv_width": 6}, "conv_width is a multiple of 4"),
