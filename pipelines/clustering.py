@@ -16,7 +16,7 @@ from vapdata.errors import CallError
 
 def members_together(catalog: Catalog, con: Any, provider: Clustered, allowed: Sequence[str] | None) -> pa.Table:
     """Every membership among the filmed clips that are allowed (None: all) and have an embedding. Raises CallError where none has."""
-    product = _product(catalog, con, provider)
+    product = embedding_product(catalog, con, provider.embedding, "clustered.embedding")
     con.register("allowed_clips", pa.table({"clip_id": pa.array(allowed or (), pa.string())}))
     rows = con.sql(
         f"""
@@ -33,14 +33,14 @@ def members_together(catalog: Catalog, con: Any, provider: Clustered, allowed: S
     return members_table([asdict(member) for member in provider.members_of(clips, together, [texts[clip] for clip in clips])])
 
 
-def _product(catalog: Catalog, con: Any, provider: Clustered) -> str:
-    """The embeddings to take."""
+def embedding_product(catalog: Catalog, con: Any, wanted: str, setting: str) -> str:
+    """The embeddings to take: `wanted`, or where that is empty the only ones; `setting` is where one says which. Raises CallError."""
     found = [row[0] for row in con.execute("select distinct product from features where product like 'embedding-%' order by 1").fetchall()]
-    if provider.embedding:
-        if provider.embedding not in found:
-            raise CallError(f"{catalog.shown}: no clip has {provider.embedding!r}; there is {', '.join(found) or 'no embedding'}. Type vapdata backfill embedding")
-        return provider.embedding
+    if wanted:
+        if wanted not in found:
+            raise CallError(f"{catalog.shown}: no clip has {wanted!r}; there is {', '.join(found) or 'no embedding'}. Type vapdata backfill embedding")
+        return wanted
     if len(found) != 1:
-        remedy = f"Type --set clustered.embedding={found[0]}" if found else "Type vapdata backfill embedding"
-        raise CallError(f"{catalog.shown}: clips have {', '.join(found) or 'no embeddings'}, and clustering wants those of one model. {remedy}")
+        remedy = f"Type --set {setting}={found[0]}" if found else "Type vapdata backfill embedding"
+        raise CallError(f"{catalog.shown}: clips have {', '.join(found) or 'no embeddings'}, wanted those of one model. {remedy}")
     return found[0]

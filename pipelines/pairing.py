@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -50,6 +50,11 @@ class Pairing:
     """Share of the conditions whose pairs are all for testing, by hash of the name, in categories of ten or more."""
     held_out_conditions: tuple[str, ...] = ()
     """Conditions that are held out whatever their hash says."""
+
+    alignment: Literal["stated", "clip"] = "stated"
+    """Of made members: what their provider says, or whether they move away from their sources alike in CLIP's space."""
+    embedding: str = ""
+    """With `clip`: name of the product; empty where the catalog has one only."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.least_score <= 100 and 0 <= self.held_out <= 1):

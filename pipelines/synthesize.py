@@ -21,6 +21,7 @@ import pyarrow as pa
 from catalogs.newest import literal
 from catalogs.queries import connect, selected
 from catalogs.store import Catalog
+from pipelines.alignment import by_clip
 from pipelines.clustering import members_together
 from pipelines.pairing import Paired, Pairing, condition_rows, members_table, pair, pair_rows
 from pipelines.recipes import RECIPES, recipe
@@ -164,6 +165,8 @@ def _provide(catalog: Catalog, provider: Provider, settings: Pairing, allowed: S
     mine = None if hasattr(provider, "programs") else allowed  # made members are found among made clips, whatever was allowed as a source
     with contextlib.closing(connect(catalog)) as con:
         members = members_together(catalog, con, provider, mine) if isinstance(provider, Clustered) else _members(con, provider, mine, show)
+        if settings.alignment == "clip":
+            members = by_clip(catalog, con, members, settings.embedding)
         paired = pair(catalog, con, provider.name, members, settings)
         changed = _generations(con, provider.name) != ({paired.generation} if paired.members else set())
         if changed:

@@ -36,7 +36,7 @@ def _lawful() -> Rows:
 
 
 def _told(catalog: Catalog, rows: Rows) -> list[str]:
-    catalog.append({name: rows[name] for name in ("videos", "clips")})
+    catalog.append({name: rows[name] for name in ("videos", "clips", "duplicates") if rows.get(name)})
     catalog.replace({name: [pa.Table.from_pylist(rows[name])] for name in ("conditions", "pairs")}, "false")
     found = verify(catalog, ["pairs"])
     assert all(finding.check == "pairs" and f"vapdata pairs --catalog {catalog.shown}" in finding.remedy for finding in found)
@@ -67,6 +67,11 @@ def _source(rows: Rows) -> None:
 
 def _group(rows: Rows) -> None:
     _change(rows, "videos", _is(video_id="d/a"), split_group="b")
+
+
+def _near(rows: Rows) -> None:
+    """As `vapdata dedup` writes it."""
+    rows["duplicates"] = [{"clip_id": f"d/{name}", "method": "near", "cluster": "1", "keeper": "d/a", "distance": 0.1, "generation": "1"} for name in "ab"]
 
 
 def _copies(rows: Rows) -> None:
@@ -154,7 +159,7 @@ BROKEN = {
     "itself": [_itself],
     "video": [_video],
     "source": [_source, _grandchild],
-    "group": [_group, _copies],
+    "group": [_group, _copies, _near],
     "condition": [_condition],
     "category": [_category, _unknown_category],
     "score": [_score],

@@ -123,6 +123,20 @@ def test_made_videos_with_equal_frames_are_one_content(tmp_path: Path) -> None:
     assert _refused(conditions) == {}
 
 
+def test_listed_near_duplicates_are_one_content(tmp_path: Path) -> None:
+    catalog = _catalog(tmp_path, _videos(6))
+    both = {"d/00", "d/03"}
+    _, pairs, _ = _paired(catalog, _members({"push": range(6)}))
+    assert any({row["reference_clip_id"], row["target_clip_id"]} == both for row in pairs), "nothing lists them yet"
+    with catalog.lock("test"):
+        catalog.append({"duplicates": [{"clip_id": clip, "method": "near", "cluster": "1", "keeper": "d/00", "distance": 0.1, "generation": "1"} for clip in sorted(both)]})
+    assert ["copies of one another" in finding.what for finding in verify(catalog, ["pairs"])] == [True], "pairs from before are told"
+    _, pairs, _ = _paired(catalog, _members({"push": range(6)}))
+    assert pairs and not any({row["reference_clip_id"], row["target_clip_id"]} == both for row in pairs)
+    assert all(len(references) == 4 for clip, references in _references(pairs).items() if clip in both)
+    assert verify(catalog, ["pairs"]) == []
+
+
 def test_what_is_too_weak_too_few_or_too_much_is_refused_and_says_why(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path, _videos(20, split_group=lambda number: f"g{max(number, 4)}"))  # 0 to 4 are one group
     members = [*_members({"push": range(10)}), *_members({"pull": range(10, 13)}), *_members({"lift": range(13, 20)}, score=49.0)]

@@ -20,7 +20,7 @@ def pairs(catalog: str, names: tuple[str, ...], where: str | None, recipe: str |
     """Pairs clips that show the same condition in different content.
 
     A provider's conditions and pairs are replaced whole; the same clips and settings give the same pairs. How clips
-    are paired: --set pairs.FIELD=VALUE, e.g. pairs.seed, pairs.least_score, pairs.most_members.
+    are paired: --set pairs.FIELD=VALUE, e.g. pairs.seed, pairs.least_score, pairs.most_members, pairs.alignment=clip.
     """
     open_catalog(catalog)
 
