@@ -5,7 +5,8 @@ at `SCAN_FIT`), and keeps no more of them than the cut finder's delay. Exercised
 
 Sampling. A filter with rate `fps` sees what a player shows at the clip's first frame + k / fps: for each k the latest
 frame whose time is not after it. A frame shown at several of these times is given once. When only one frame was given
-although the clip has more, its last frame is given too. The grid hangs on the clip alone, so `measure` over the clip's
+although the clip has more, its last frame is given too. A meter that could not use a frame (a key frame has no motion
+vectors) may ask for the one after it. The grid hangs on the clip alone, so `measure` over the clip's
 own frames gives the number that the scan of the whole video gave.
 """
 
@@ -34,8 +35,8 @@ SLACK_S = 1e-3
 class FrameMeter(Protocol):
     """A meter that looks at more of a frame than its picture: its filter's `needs` says at what."""
 
-    def add_frame(self, frame: Frame, time_s: float) -> None:
-        """Takes the next sampled frame, in place of `add`, and its time in the clip."""
+    def add_frame(self, frame: Frame, time_s: float) -> bool:
+        """Takes the next sampled frame, in place of `add`, and its time in the clip; False asks for the frame after it as well."""
         ...
 
 
@@ -324,14 +325,19 @@ class _Grid:
         self._fps = fps
         self._meter = meter
         self._next = 0
+        self._again = False
         self._failure: ClipError | None = None
 
     def falls_before(self, time_s: float) -> bool:
-        """Whether a sampling time lies before `time_s` (in the clip) that was not served; all such now count as served."""
-        served = self._next
+        """Whether a sampling time lies before `time_s` (in the clip) that was not served; all such now count as served.
+
+        Also true where the meter could not use the frame before and asked for the next one.
+        """
+        served, again = self._next, self._again
         while self._next / self._fps < time_s - SLACK_S:
             self._next += 1
-        return self._next > served
+        self._again = False
+        return again or self._next > served
 
     def give(self, frame: Frame, start_s: float) -> None:
         """Hands the meter a frame; after a ClipError it gets no more."""
@@ -339,7 +345,7 @@ class _Grid:
         if self._failure is None:
             try:
                 if isinstance(self._meter, FrameMeter):
-                    self._meter.add_frame(frame, frame.time_s - start_s)
+                    self._again = not self._meter.add_frame(frame, frame.time_s - start_s)
                 else:
                     self._meter.add(frame.image, frame.time_s - start_s)
             except ClipError as error:

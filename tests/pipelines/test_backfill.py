@@ -302,7 +302,7 @@ def test_a_filter_that_fails_writes_a_failure_and_no_number(begun: Path, bare: R
         (["vae"], "vae needs to know for which backbone and at which grid: type --recipe NAME"),
         (["motion", "--set", "motion.speed=1"], "motion has no field 'speed'"),
         (["motion", "--where", "motoin > 1"], "no column is called 'motoin'"),
-        (["aesthetic", "--set", "aesthetic.model=tiny-cogvideox", "--set", "aesthetic.head=/nowhere/head.pth"], "/nowhere: head.pth. Get it: put the files into /nowhere"),
+        (["aesthetic", "--set", "aesthetic.model=tiny-cogvideox", "--set", "aesthetic.head=/nowhere/head.pth"], "/nowhere: head.pth\n"),
     ],
 )
 def test_a_wrong_call_says_what_to_type(begun: Path, names: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ def test_a_build_makes_every_product_of_the_recipe_for_every_kept_clip(built: Pa
         rows = query(built, f"select count(*) from {product.table} where product = '{product.name}' and clip_id is not null")[0][0]
         told = query(built, "select count(*) from clips where whole")[0][0]
         assert rows == (told if product.table == "masks" else kept), product.name
-    assert query(built, "select role from texts where clip_id is null order by role") == [("empty",), ("negative",)]
+    assert query(built, "select distinct role from texts where clip_id is null order by role") == [("empty",), ("negative",)]
     assert query(built, "select count(*) from frames where product = 'thumb-256'")[0][0] == clips
 
 
@@ -174,7 +174,7 @@ def test_a_changed_caption_makes_its_texts_and_masks_anew_and_nothing_else(
     build_tiny(catalog, source=source)
     masked = duckdb.sql(f"select distinct clip_id from '{catalog}/masks/*.parquet'").fetchall()
     assert sorted(masked) == sorted({(row[1],) for row in after["masks"]} - {whole[0]})
-    hashed = query(catalog, f"select text_sha256 = sha256('') from texts where clip_id = '{whole[0][0]}'")
+    hashed = query(catalog, f"select distinct text_sha256 = sha256('') from texts where clip_id = '{whole[0][0]}'")
     assert hashed == [(True,)]
     assert verify(Catalog.open(str(catalog))) == []
 

@@ -34,7 +34,7 @@ def test_without_embeddings_the_call_says_what_to_type(places: tuple[Path, Path,
 def test_clips_are_members_of_what_looks_and_captions_agree_on(places: tuple[Path, Path, str], tmp_path: Path, query: Query) -> None:
     catalog = Path(shutil.copytree(places[0], tmp_path / "catalog"))
     fill = filling.Request(catalog=str(catalog), steps=(Embedding(model="tiny-cogvideox"),), recipe=recipe(places[2]), roots={"synthetic": str(places[1])}, where="true")
-    assert filling.backfill(fill, runner=in_process).done == {"embedding": 6}
+    assert filling.backfill(fill, runner=in_process).done == {"embedding": 7}, "six videos, one with a cut"
     settings = {"clusters": 2, "least_z": 0.1, "least_share": 0.3}
     summary = _paired(catalog, **settings)
     members = query(catalog, "select clip_id, condition, score, text from conditions join captions using (clip_id) where provider = 'clustered' and captioner = 'source'")

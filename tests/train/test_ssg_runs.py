@@ -117,7 +117,7 @@ def test_a_clips_own_frame_and_caption_give_the_masks_and_the_picture_that_the_l
     stored = loader.side([clip])
     loader.close()
     catalog = Catalog.open(index.catalog)
-    (first,) = (row for row in catalog.read("frames").to_pylist() if row["clip_id"] == clip)
+    (first,) = (row for row in catalog.read("frames").to_pylist() if row["clip_id"] == clip and row["product"].startswith("first"))
     (caption,) = (row for row in catalog.read("captions").to_pylist() if row["clip_id"] == clip)
     reads = Reads(text=True, masks=True, picture=True)
     made = encode_input(FACTS, reads, catalog.read_tensor(first).copy(), caption["text"], like=tuple(stored.video.shape), device=CPU)

@@ -60,10 +60,11 @@ class BlockinessMeter:
     def add(self, frame: UInt8[np.ndarray, "h w 3"], time_s: float) -> None:
         """The picture at the scan size shows no blocks."""
 
-    def add_frame(self, frame: Frame, time_s: float) -> None:
+    def add_frame(self, frame: Frame, time_s: float) -> bool:
         """Takes one frame's detail; its time does not matter."""
         if frame.detail is not None and min(frame.detail.shape) >= 2 * BLOCK:
             self._values.append(blockiness(frame.detail))
+        return True
 
     def finish(self) -> list[Score]:
         """The median. Raises MissingInput for a clip without a frame that is large enough."""

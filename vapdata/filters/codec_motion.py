@@ -19,7 +19,7 @@ class CodecMotion:
 
     What: `codec_motion` is the mean over sampled frames and pixels of the vectors' length, in parts of width + height;
         `codec_motion_min` the same of the stillest patch of about 256 x 256 pixels, each averaged over time first. Blocks coded without
-        reference count as 0, key frames not at all. Vectors serve compression: of flat areas they say little, and an
+        reference count as 0; of a key frame, which has none, the frame after it is taken. Vectors serve compression: of flat areas they say little, and an
         encoder that searches less finds less, so thresholds hold for one way of encoding.
     Reads: vectors at `fps`; no picture is needed, so a run of this filter alone converts and scales nothing and skips the deblocking;
         the numbers are those of a scan.
@@ -58,12 +58,13 @@ class CodecMotionMeter:
     def add(self, frame: UInt8[np.ndarray, "h w 3"], time_s: float) -> None:
         """Pictures say nothing about vectors."""
 
-    def add_frame(self, frame: Frame, time_s: float) -> None:
-        """Takes the next frame's patches; one without vectors does not count."""
+    def add_frame(self, frame: Frame, time_s: float) -> bool:
+        """Takes the next frame's patches; one without vectors does not count, the one after it is asked for."""
         if frame.vectors is None or (self._total is not None and self._total.shape != frame.vectors.shape):
-            return
+            return False
         self._total = frame.vectors + (0.0 if self._total is None else self._total)
         self._frames += 1
+        return True
 
     def finish(self) -> list[Score]:
         """Two scores. Raises MissingInput where no frame had vectors."""
