@@ -102,9 +102,9 @@ def test_a_plain_glob_answers_without_this_project(built: Path, query: Query) ->
     assert plain == (query(built, "select count(*) from clips")[0][0],) * 2
 
 
-def test_a_summary_adds_up(built: Path, build_tiny: Build, tmp_path: Path) -> None:
+def test_a_summary_adds_up(built: Path, build_here: Build, tmp_path: Path) -> None:
     catalog = shutil.copytree(built, tmp_path / "catalog")
-    summary = build_tiny(catalog, where="motion > 1")
+    summary = build_here(catalog, where="motion > 1")
     clips = summary.clips
     assert clips["clips"] == clips["kept"] + clips["too_short"] + clips["not_selected"] + clips["failed"] + clips["to_do"]
     assert sum(summary.videos.values()) == 8
@@ -125,12 +125,12 @@ def test_a_run_with_nothing_to_do_imports_no_ray_and_changes_no_tensor(built: Pa
     assert tensor_files(catalog) == before
 
 
-def test_a_moved_predicate_encodes_only_what_is_new(build_tiny: Build, tmp_path: Path, assert_equal_catalogs: Callable, query: Query) -> None:
-    build_tiny(tmp_path / "one", where="motion > 1")
-    build_tiny(tmp_path / "two", where="motion > 3.5")
+def test_a_moved_predicate_encodes_only_what_is_new(build_here: Build, tmp_path: Path, assert_equal_catalogs: Callable, query: Query) -> None:
+    build_here(tmp_path / "one", where="motion > 1")
+    build_here(tmp_path / "two", where="motion > 3.5")
     first = tensor_files(tmp_path / "two")
     few = query(tmp_path / "two", "select count(*) from masks")[0][0]
-    build_tiny(tmp_path / "two", where="motion > 1")
+    build_here(tmp_path / "two", where="motion > 1")
     assert_equal_catalogs(tmp_path / "one", tmp_path / "two")
     many = query(tmp_path / "two", "select count(*) from masks")[0][0]
     assert 0 < few < many
@@ -138,30 +138,30 @@ def test_a_moved_predicate_encodes_only_what_is_new(build_tiny: Build, tmp_path:
 
 
 def test_a_dataset_that_arrives_in_parts_equals_one_that_was_there(
-    build_tiny: Build, videos: Path, mp4s: list[str], tmp_path: Path, assert_equal_catalogs: Callable
+    build_here: Build, videos: Path, mp4s: list[str], tmp_path: Path, assert_equal_catalogs: Callable
 ) -> None:
     source = folder_of(videos, tmp_path / "root", mp4s[:3])
-    build_tiny(tmp_path / "parts", source=source)
+    build_here(tmp_path / "parts", source=source)
     folder_of(videos, tmp_path / "root", mp4s[3:5])
-    build_tiny(tmp_path / "parts", source=source)
-    build_tiny(tmp_path / "whole", source=source)
+    build_here(tmp_path / "parts", source=source)
+    build_here(tmp_path / "whole", source=source)
     assert_equal_catalogs(tmp_path / "parts", tmp_path / "whole", ignore=("shard",))
 
 
 def test_a_changed_caption_makes_its_texts_and_masks_anew_and_nothing_else(
-    build_tiny: Build, videos: Path, mp4s: list[str], tmp_path: Path, query: Query
+    build_here: Build, videos: Path, mp4s: list[str], tmp_path: Path, query: Query
 ) -> None:
     names = [Path(name).name for name in mp4s[:3]]
     rows = "".join(f"{name},a clip called {name}\n" for name in names)
     source = folder_of(videos, tmp_path / "root", mp4s[:3], captions="file,caption\n" + rows)
     catalog = tmp_path / "catalog"
-    build_tiny(catalog, source=source)
+    build_here(catalog, source=source)
     places = "select product, clip_id, file, row_group, text_sha256 from {} where clip_id is not null and product <> 'thumb-256'"
     before = {table: set(query(catalog, places.format(table).replace(", text_sha256", "" if table in ("texts", "masks") else ", null"))) for table in TENSORS}
     whole = query(catalog, "select clip_id from clips where whole order by 1")
     changed = whole[0][0].partition("/")[2]
     (tmp_path / "root" / "captions.csv").write_text("file,caption\n" + rows.replace(f"a clip called {changed}", "another text"))
-    build_tiny(catalog, source=source)
+    build_here(catalog, source=source)
     after = {table: set(query(catalog, places.format(table).replace(", text_sha256", "" if table in ("texts", "masks") else ", null"))) for table in TENSORS}
     assert before["latents"] == after["latents"]
     assert before["frames"] == after["frames"]
@@ -171,7 +171,7 @@ def test_a_changed_caption_makes_its_texts_and_masks_anew_and_nothing_else(
     assert verify(Catalog.open(str(catalog))) == []
     # Taken away, it leaves no mask, and the embedding of the empty text.
     (tmp_path / "root" / "captions.csv").write_text("file,caption\n" + "".join(line for line in rows.splitlines(keepends=True) if changed not in line))
-    build_tiny(catalog, source=source)
+    build_here(catalog, source=source)
     masked = duckdb.sql(f"select distinct clip_id from '{catalog}/masks/*.parquet'").fetchall()
     assert sorted(masked) == sorted({(row[1],) for row in after["masks"]} - {whole[0]})
     hashed = query(catalog, f"select distinct text_sha256 = sha256('') from texts where clip_id = '{whole[0][0]}'")
@@ -207,39 +207,39 @@ def test_encoding_begins_before_scanning_ends(build_tiny: Build, tmp_path: Path,
     assert first_encode < last_scan
 
 
-def test_a_predicate_over_the_whole_catalog_waits_for_the_scan(build_tiny: Build, tmp_path: Path, query: Query) -> None:
+def test_a_predicate_over_the_whole_catalog_waits_for_the_scan(build_here: Build, tmp_path: Path, query: Query) -> None:
     where = "motion >= (select quantile_cont(motion, 0.5) from clips_wide)"
-    build_tiny(tmp_path / "catalog", where=where)
+    build_here(tmp_path / "catalog", where=where)
     counts = query(tmp_path / "catalog", "select count(*), count(*) filter (motion is not null) from clips_wide")[0]
     kept = query(tmp_path / "catalog", "select count(distinct clip_id) from masks")[0][0]
     assert 0 < kept < counts[1]
 
 
-def test_a_second_build_is_told_who_holds_the_catalog(built: Path, build_tiny: Build, tmp_path: Path) -> None:
+def test_a_second_build_is_told_who_holds_the_catalog(built: Path, build_here: Build, tmp_path: Path) -> None:
     catalog = shutil.copytree(built, tmp_path / "catalog")
     with Catalog.open(str(catalog)).lock("vapdata build --first"), pytest.raises(CatalogLocked, match="vapdata build --first"):
-        build_tiny(catalog)
+        build_here(catalog)
 
 
-def test_a_second_root_under_one_name_is_refused(built: Path, build_tiny: Build, mp4s: list[str], videos: Path, tmp_path: Path) -> None:
+def test_a_second_root_under_one_name_is_refused(built: Path, build_here: Build, mp4s: list[str], videos: Path, tmp_path: Path) -> None:
     catalog = tmp_path / "catalog"
-    build_tiny(catalog, source=folder_of(videos, tmp_path / "one", mp4s[:1]))
+    build_here(catalog, source=folder_of(videos, tmp_path / "one", mp4s[:1]))
     with pytest.raises(CallError, match="--name"):
-        build_tiny(catalog, source=folder_of(videos, tmp_path / "two", mp4s[1:2]))
+        build_here(catalog, source=folder_of(videos, tmp_path / "two", mp4s[1:2]))
 
 
-def test_other_settings_under_one_product_name_are_refused(built: Path, build_tiny: Build, tmp_path: Path) -> None:
+def test_other_settings_under_one_product_name_are_refused(built: Path, build_here: Build, tmp_path: Path) -> None:
     catalog = shutil.copytree(built, tmp_path / "catalog")
     made = recipe("tiny")
     crop = dataclasses.replace(made.sampling, resize="crop")
     with pytest.raises(RunError, match="crop"):
-        build_tiny(catalog, recipe=with_settings(made, [("sampling", "resize", crop.resize)]))
+        build_here(catalog, recipe=with_settings(made, [("sampling", "resize", crop.resize)]))
 
 
-def test_limit_plans_the_first_and_a_later_run_adds_the_rest(build_tiny: Build, built: Path, tmp_path: Path, assert_equal_catalogs: Callable, query: Query) -> None:
-    build_tiny(tmp_path / "catalog", limit=3)
+def test_limit_plans_the_first_and_a_later_run_adds_the_rest(build_here: Build, built: Path, tmp_path: Path, assert_equal_catalogs: Callable, query: Query) -> None:
+    build_here(tmp_path / "catalog", limit=3)
     assert query(tmp_path / "catalog", "select count(*) from videos") == [(3,)]
-    build_tiny(tmp_path / "catalog")
+    build_here(tmp_path / "catalog")
     assert_equal_catalogs(built, tmp_path / "catalog", ignore=("shard",))
 
 
