@@ -15,6 +15,7 @@ from catalogs import lock
 from catalogs.store import Catalog
 from pipelines.prepare import Request, build, in_process
 from pipelines.recipes import recipe, with_settings
+from vapdata.sources.openvid import OpenVid
 from vapdata.sources.synthetic import Synthetic
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode: hand_made.py lies beside the tests
@@ -39,6 +40,15 @@ def tiny_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build(Request(source=source, catalog=str(root / "catalog"), recipe=made, command="vapdata build --source synthetic --recipe tiny"), runner=in_process)
     pair_by_direction(Catalog.open(root / "catalog"))
     return root / "catalog"
+
+
+@pytest.fixture(scope="session")
+def openvid_catalog(real_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real OpenVid clips with all that the recipe `tiny-wan` makes, at 9 x 32 x 32: masks, first frames and keywords among it."""
+    path = tmp_path_factory.mktemp("openvid") / "catalog"
+    made = with_settings(recipe("tiny-wan"), GRID[:2])
+    build(Request(source=OpenVid(root=str(real_clips / "openvid")), catalog=str(path), recipe=made, command="vapdata build --source openvid --recipe tiny-wan"), runner=in_process)
+    return path
 
 
 @pytest.fixture

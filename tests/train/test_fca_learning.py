@@ -74,7 +74,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_adapters_learn_what_a_caption_means_and_frames_text_is_not_worse_than_none(taught: Path) -> None:
     base = replace(
         fca_tiny(BACKBONE),
-        steps=80,
+        steps=50,
         global_batch=8,
         micro_batch=8,
         optimizer=Optimizer(lr=2e-3, warmup=10, schedule="cosine"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from catalogs.store import Catalog
@@ -22,6 +23,7 @@ from train.fca import Fca
 from train.loop import Finished, fit
 from train.recipes import RECIPES
 from train.run import Run
+from train.sample import command as sample
 from train.trained_run import EXPORT, open_run
 from train.world import world
 from vapdata.sources.bridge import Bridge
@@ -125,3 +127,9 @@ def test_an_export_predicts_what_the_checkpoint_does(built: Built, tmp_path: Pat
     with torch.no_grad():
         found = [run.module.predict(batch.noise, batch.timesteps, batch.target, ()) for run in (exported, kept) if run.module is not None]
     assert len(found) == 2 and torch.equal(*found)
+
+
+def test_what_was_learned_is_sampled_from(built: Built, tmp_path: Path) -> None:
+    said = CliRunner().invoke(sample, ["--run", str(built.folder / "run"), "--pairs", "1", "--steps", "2", "--guidance", "6", "--device", "cpu", "--out", str(tmp_path)])
+    assert said.exit_code == 0, said.output
+    assert (tmp_path / "sheet.png").is_file() and len([*tmp_path.glob("*.mp4")]) == 1

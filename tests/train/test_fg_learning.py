@@ -52,7 +52,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("taught")
     grid: dict[str, Any] = {"backbone": BACKBONE, "sampling": SAMPLING}
     encoders = (ImageTokens(**grid), Keywords(**grid), Vae(**grid), VaeCondition(**grid), Umt5(backbone=BACKBONE))
-    made = Recipe(name="miniature-wan", backbone=BACKBONE, sampling=SAMPLING, encode=(EncodeStage(name="encode", encoders=encoders, batch=8),))
+    made = Recipe(name="miniature-wan", backbone=BACKBONE, sampling=SAMPLING, scan=(), encode=(EncodeStage(name="encode", encoders=encoders, batch=8),))
     source = Miniature(root=str(folder / "videos"), count=120, conditions=("negative", "flood", "pan_left", "slide_up"))
     build(Request(source=source, catalog=str(folder / "catalog"), recipe=made, command="vapdata build --source miniature"), runner=in_process)
     run = replace(full_tiny(BACKBONE), steps=120, global_batch=8, micro_batch=8, optimizer=Optimizer(lr=2e-3, warmup=20, schedule="cosine", weight_decay=1e-2))

@@ -11,9 +11,6 @@ from click.testing import CliRunner
 from hand_made import Hand, hand_made
 from safetensors.torch import load_file
 
-from pipelines.prepare import Request, build, in_process
-from pipelines.recipes import recipe as data_recipe
-from pipelines.recipes import with_settings
 from train.ablate import command as ablate
 from train.checkpoint import Checkpoints
 from train.evaluate import Evaluation
@@ -26,9 +23,7 @@ from train.sample import command as sample
 from train.trained_run import open_run
 from train.world import world
 from vapdata import backbones
-from vapdata.sources.openvid import OpenVid
 
-GRID = (("sampling", "height", 32), ("sampling", "width", 32))
 CPU = torch.device("cpu")
 
 
@@ -42,18 +37,9 @@ def trained(run: Run, catalog: Path, folder: Path, **more: Any) -> Finished:
         return fit(run, catalog=str(catalog), folder=folder, world=here, **more)
 
 
-@pytest.fixture(scope="module")
-def openvid(real_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The OpenVid clips as the recipe tiny-wan makes them, at 9 x 32 x 32."""
-    path = tmp_path_factory.mktemp("openvid") / "catalog"
-    made = with_settings(data_recipe("tiny-wan"), GRID)
-    build(Request(source=OpenVid(root=str(real_clips / "openvid")), catalog=str(path), recipe=made, command="vapdata build --source openvid --recipe tiny-wan"), runner=in_process)
-    return path
-
-
 @pytest.mark.slow
-def test_real_clips_train_30_steps_and_what_was_learned_is_sampled_from(openvid: Path, tmp_path: Path) -> None:
-    made = trained(a_run(steps=30), openvid, tmp_path / "run")
+def test_real_clips_train_30_steps_and_what_was_learned_is_sampled_from(openvid_catalog: Path, tmp_path: Path) -> None:
+    made = trained(a_run(steps=30), openvid_catalog, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert made.step == 30 and len(rows) == 31 and all(0 < row["loss"] < 10 for row in rows[1:])
     run = open_run(tmp_path / "run", device=CPU, dtype=torch.float32)

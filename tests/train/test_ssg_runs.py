@@ -1,4 +1,7 @@
-"""SSG-DiT through the loop, on a real catalog: resumed exactly, exported and loaded again, sampled from a clip and from a picture of one's own."""
+"""SSG-DiT through the loop, on a real catalog: resumed exactly, exported and loaded again, sampled from a clip and from a picture of one's own.
+
+And 30 steps on real clips, beside Wan, and rows of its ablation table.
+"""
 
 import json
 import shutil
@@ -12,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from catalogs.store import Catalog
+from train.ablate import command as ablate
 from train.backbones import load_backbone
 from train.batch import Reads
 from train.checkpoint import Checkpoints
@@ -123,3 +127,27 @@ def test_a_clips_own_frame_and_caption_give_the_masks_and_the_picture_that_the_l
     made = encode_input(FACTS, reads, catalog.read_tensor(first).copy(), caption["text"], like=tuple(stored.video.shape), device=CPU)
     assert made.picture is not None and torch.equal(made.picture, stored.picture)
     torch.testing.assert_close(made.masks, stored.masks, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_real_clips_train_30_steps_beside_wan_and_what_was_learned_is_sampled_from(openvid_catalog: Path, tmp_path: Path) -> None:
+    wan = ssg_tiny("tiny-wan")
+    fitted(replace(RUN, backbone="tiny-wan", method=replace(wan.method, conv_side=32), steps=30, global_batch=4, micro_batch=4), openvid_catalog, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows if "loss" in row] == [*range(1, 31)] and all(0 < row["loss"] < 10 for row in rows if "loss" in row)
+    assert rows[-1]["eval_drop"] > 0, "on two levels of noise of a clip that it may have seen"
+    listed = sampled("--run", tmp_path / "run", "--pairs", 1, "--guidance", 4, "--out", tmp_path / "clips")
+    assert str(listed["target"]).startswith("openvid/")
+
+
+@pytest.mark.slow
+def test_rows_of_its_table_are_run_and_the_backbone_alone_is_the_column_before(tiny_catalog: Path, tmp_path: Path) -> None:
+    settings = ("evaluation.samples=1", "evaluation.timesteps=2", "evaluation.every=0", "run.global_batch=2", "run.micro_batch=2")
+    few = ["--steps", "1", *(argument for setting in settings for argument in ("--set", setting))]
+    rows = [argument for name in ("w/o attention mask", "SSG-DiT", "random mask") for argument in ("--row", name)]
+    said = CliRunner().invoke(ablate, ["ssg", "--catalog", str(tiny_catalog), "--device", "cpu", "--out", str(tmp_path), *few, *rows])
+    assert said.exit_code == 0, said.output
+    table = {row["name"]: row for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
+    assert [*table] == ["Wan2.1", "w/o SSG", "w/o attention mask", "w/o MLP mask", "SSG-DiT", "w/o blur", "random mask"]
+    assert [name for name, row in table.items() if row["here"]] == ["w/o attention mask", "SSG-DiT", "random mask"] and "ANOTHER SCALE" in said.output
+    assert table["w/o attention mask"]["here"]["before"] == table["SSG-DiT"]["here"]["before"], "step 0 is the frozen model, whatever the mask"
