@@ -142,8 +142,8 @@ def _why_not_within_vapdata(module: str, target: str) -> str | None:
 def _why_not_theirs(each: Import) -> str | None:
     module, target = each.module, each.target
     package = module.partition(".")[0]
-    if _within(target, "ray") and module not in ("pipelines.run", "train.launch"):
-        return "only pipelines/run.py and train/launch.py import ray"
+    if _within(target, "ray") and module not in ("pipelines.run", "train.workers"):
+        return "only pipelines/run.py and train/workers.py import ray"
     if _within(target, "ray.data") and package == "train":
         return "train knows no Ray Data"
     if _within(target, "av", "decord") and module not in DECODERS:
@@ -203,7 +203,8 @@ def test_every_import_follows_an_arrow(repository: Path) -> None:
         ("pipelines.prepare", "import ray.data", "only pipelines/run.py"),
         ("pipelines.prepare", "from train.loop import fit", "does not know training"),
         ("train.loop", "from pipelines.run import stream", "neither decoding"),
-        ("train.launch", "import ray.data", "no Ray Data"),
+        ("train.workers", "import ray.data", "no Ray Data"),
+        ("train.launch", "import ray.train", "only pipelines/run.py"),
         ("train.data", "from vapdata.video import frames", "neither decoding"),
         ("train.miniature.world", "from vapdata.sources.miniature import Miniature", "neither decoding"),
         ("train.checkpoint", "import pickle", "no pickle"),
@@ -223,7 +224,7 @@ def test_a_planted_import_against_the_arrows_is_caught(module: str, line: str, r
         ("vapdata.cli", "from vapdata.commands.preparing import build"),
         ("vapdata.commands.preparing", "def f():\n    from pipelines.prepare import build"),
         ("pipelines.run", "import ray"),
-        ("train.launch", "import ray.train"),
+        ("train.workers", "import ray.train"),
         ("vapdata.video", "import av"),
         ("train.sample", "from vapdata.video_file import write"),
         ("train.miniature.world", "from vapdata.scenes import render"),

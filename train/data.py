@@ -143,6 +143,11 @@ class Loader:
             picked.append(_Picked(target=_own(self.index.samples.target(number)), references=tuple(map(_own, references)), weight=1.0, seed=seed))
         return self._batch(picked, -1, timesteps, check=False)
 
+    def one_of_each(self) -> Iterator[Batch]:
+        """A batch of one sample for each shape of latents that is trained on."""
+        for bucket in np.unique(self._buckets):
+            yield self.grid([int(self._train[np.flatnonzero(self._buckets == bucket)[0]])], torch.zeros(1), [0])
+
     def side(self, clip_ids: Sequence[str]) -> Side:
         """Clips of the index with their own captions. Raises CallError for a clip that is in no sample."""
         return self._sides.side([_own(self.index.number(clip)) for clip in clip_ids])

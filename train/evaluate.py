@@ -23,7 +23,7 @@ from train.batch import Batch
 from train.data import Loader
 from train.method import Objective
 from train.objective import seed_of
-from train.world import World
+from train.parallel import Layout
 from vapdata.errors import CallError
 
 BASELINE = "evaluation.json"
@@ -60,8 +60,9 @@ class Entry:
 class Evaluator:
     """Asks one run's module, and remembers what it answered at step 0. Every process asks a share of the grid."""
 
-    def __init__(self, evaluation: Evaluation, module: nn.Module, loader: Loader, objective: Objective, world: World, *, seed: int, folder: Path) -> None:
-        self._module, self._loader, self._objective, self._world, self._folder = module, loader, objective, world, folder
+    def __init__(self, evaluation: Evaluation, module: nn.Module, loader: Loader, objective: Objective, layout: Layout, *, seed: int, folder: Path) -> None:
+        """`module` as the layout has spread it."""
+        self._module, self._loader, self._objective, self._layout, self._world, self._folder = module, loader, objective, layout, layout.world, folder
         samples, index = loader.index.validation, loader.index
         self.entries = grid(evaluation, samples, [index.samples[sample].target for sample in samples], objective, seed)
         self._size = evaluation.batch or loader.micro_batch
@@ -106,11 +107,12 @@ class Evaluator:
             device=self._world.device,
             batch=self._size,
             bucket=self._loader.index.samples.bucket,
-            rank=self._world.rank,
-            ranks=self._world.ranks,
+            rank=self._layout.data_rank,
+            ranks=self._layout.data_ranks,
+            in_step=self._layout.in_step,
             shuffled=shuffled,
         )
-        return torch.tensor(self._world.total(own.tolist()), dtype=torch.float64)
+        return torch.tensor(self._world.total((own * self._layout.counts).tolist()), dtype=torch.float64)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -146,16 +148,23 @@ def losses(
     bucket: Callable[[int], object],
     rank: int = 0,
     ranks: int = 1,
+    in_step: bool = False,
     shuffled: bool = False,
 ) -> Float[Tensor, " entries"]:
     """The loss of every entry, float64; with `ranks`, this rank's are filled in and the others' are 0, so that a sum makes all.
 
-    `bucket` gives what the samples of one batch must have in common. `shuffled` exchanges the references.
+    `bucket` gives what the samples of one batch must have in common. `in_step`: every rank asks the module equally often,
+    for what is not its own too, where there is not enough for all. `shuffled` exchanges the references.
     """
     found = torch.zeros(len(entries), dtype=torch.float64)
-    for places in _batches(entries, batch, bucket)[rank::ranks]:
+    batches = _batches(entries, batch, bucket)
+    own = batches[rank::ranks]
+    missing = -(-len(batches) // ranks) - len(own) if in_step else 0
+    for turn, places in enumerate([*own, *[batches[0]] * missing]):
         made = _batch([entries[place] for place in places], loader, shuffled=shuffled).to(device)
-        found[torch.tensor(places)] = module(made).double().cpu()
+        losses = module(made).double().cpu()
+        if turn < len(own):
+            found[torch.tensor(places)] = losses
     return found
 
 

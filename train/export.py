@@ -64,39 +64,56 @@ class Card:
 
 
 def export(
-    folder: Path, module: nn.Module, method: Method, backbone: Backbone, card: Card, *, dtype: torch.dtype = torch.float32, ema: Mapping[str, Tensor] | None = None
+    folder: Path,
+    module: nn.Module,
+    method: Method,
+    backbone: Backbone,
+    card: Card,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tensors: Mapping[str, Tensor] | None = None,
+    ema: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes `<method>.safetensors` and card.json into `folder`; the path of the weights.
 
-    `ema` replaces the weights that it names. An earlier export there is replaced once this one is on disk. Raises
+    `tensors` are the module's in one piece, where it is split over processes; `ema` replaces the weights that it names.
+    An earlier export there is replaced once this one is on disk. Raises
     RunError for a full disk.
     """
     name = f"{method.name}{tensor_files.SUFFIX}"
-    tensors = {**module.state_dict(), **(ema or {})}
-    filled = _filled(card, method.name, dataclasses.asdict(method), backbone, tensors, dtype, averaged=ema is not None)
-    _put(folder, {name: lambda path: tensor_files.write(path, tensors, dtype=dtype)}, filled)
+    written = {**(module.state_dict() if tensors is None else tensors), **(ema or {})}
+    filled = _filled(card, method.name, dataclasses.asdict(method), backbone, written, dtype, averaged=ema is not None)
+    _put(folder, {name: lambda path: tensor_files.write(path, written, dtype=dtype)}, filled)
     return folder / name
 
 
-def export_backbone(folder: Path, backbone: Backbone, card: Card, *, dtype: torch.dtype = torch.float32, ema: Mapping[str, Tensor] | None = None) -> Path:
+def export_backbone(
+    folder: Path,
+    backbone: Backbone,
+    card: Card,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tensors: Mapping[str, Tensor] | None = None,
+    ema: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Writes `transformer/`, `scheduler/` and card.json into `folder`, as diffusers lays them out; the folder.
 
-    For methods that train the backbone itself. `ema` names the transformer's own parameters.
+    For methods that train the backbone itself. `tensors` as for `export`; both they and `ema` have the transformer's own names.
     """
     transformer: Any = backbone.transformer
-    tensors = {**transformer.state_dict(), **(ema or {})}
+    written = {**(transformer.state_dict() if tensors is None else tensors), **(ema or {})}
 
     def write_transformer(path: Path) -> None:
         path.mkdir()
         transformer.save_config(path)
-        tensor_files.write(path / f"diffusion_pytorch_model{tensor_files.SUFFIX}", tensors, dtype=dtype, file_bytes=SHARD_BYTES)
+        tensor_files.write(path / f"diffusion_pytorch_model{tensor_files.SUFFIX}", written, dtype=dtype, file_bytes=SHARD_BYTES)
 
     def write_scheduler(path: Path) -> None:
         path.mkdir()
         tensor_files.write_text(path / "scheduler_config.json", json.dumps(dict(backbone.scheduler_config), indent=2))
 
-    weights = _fingerprint({name: tensors[name] for name, _ in transformer.named_parameters()})
-    filled = replace(_filled(card, card.method, card.config, backbone, tensors, dtype, averaged=ema is not None), weights=weights)
+    weights = _fingerprint({name: written[name] for name, _ in transformer.named_parameters()})
+    filled = replace(_filled(card, card.method, card.config, backbone, written, dtype, averaged=ema is not None), weights=weights)
     _put(folder, {TRANSFORMER: write_transformer, SCHEDULER: write_scheduler}, filled)
     return folder
 
@@ -179,7 +196,7 @@ def _filled(card: Card, method: str, config: Mapping[str, Any], backbone: Backbo
         card,
         method=method,
         config=config,
-        weights=fingerprint(backbone),
+        weights=card.weights or fingerprint(backbone),
         parameters=sum(value.numel() for value in tensors.values()),
         dtype=str(dtype).removeprefix("torch."),
         averaged=averaged,

@@ -199,7 +199,7 @@ class FcaModule(nn.Module):
         self.blocks = nn.ModuleDict({str(number): BlockAdapter(config, backbone, block, sizes) for number, block in enumerate(backbone.blocks)})
         if config.ftc in ("uniform", "uniform_refine"):
             self.frame_text = FrameText(sizes, backbone.blocks[0].attn1.to_q.weight.device)
-        self._adapted = wrap(self._block)
+        self._adapted, self._initial = wrap(self._block), wrap(self._before)
 
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """The loss per sample."""
@@ -219,11 +219,8 @@ class FcaModule(nn.Module):
         side = replace(target, text=_given(target.empty, "the empty prompt")) if config.xinit_text == "empty" else target
         stream = backbone.embed(noisy, timesteps, side)
         for number, block in enumerate(backbone.blocks):
-            inputs = backbone.attention_inputs(block, stream)
-            yield Initial(stream.video, _normed(inputs)[:, inputs.video_rows], stream.rotary)
-            if number + 1 < len(backbone.blocks):
-                attended = attention(inputs.query, inputs.key, inputs.value, inputs.mask)
-                stream = backbone.attention_output(block, stream, attended, inputs.carry)
+            initial, stream = self._initial(block, stream, number + 1 == len(backbone.blocks))
+            yield initial
 
     def _predict(self, noisy: Tensor, timesteps: Tensor, target: Side, seeds: Sequence[int]) -> Tensor:
         backbone, config = self._backbone[0], self._config
@@ -234,6 +231,15 @@ class FcaModule(nn.Module):
         for block, adapter, initial in zip(backbone.blocks, self.blocks.values(), self.initial(target, seeds), strict=True):
             stream = self._adapted(block, adapter, stream, initial, told, mask)
         return backbone.head(stream)
+
+    def _before(self, block: nn.Module, stream: Stream, is_last: bool) -> tuple[Initial, Stream]:
+        """The initial frame before a block, and its stream behind it: nobody asks what the last block makes of it."""
+        inputs = self._backbone[0].attention_inputs(block, stream)
+        initial = Initial(stream.video, _normed(inputs)[:, inputs.video_rows], stream.rotary)
+        if is_last:
+            return initial, stream
+        attended = attention(inputs.query, inputs.key, inputs.value, inputs.mask)
+        return initial, self._backbone[0].attention_output(block, stream, attended, inputs.carry)
 
     def _block(self, block: nn.Module, adapter: BlockAdapter, stream: Stream, initial: Initial, told: _Told, mask: Tensor | None) -> Stream:
         """One frozen block with what its adapter adds."""

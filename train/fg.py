@@ -181,6 +181,7 @@ class FgModule(nn.Module):
         self._before: tuple[object, float, Tensor] | None = None
         self._stock = wrap(lambda block, stream: run_block(backbone, block, stream))
         self._guided = wrap(self._through_weak)
+        self._seen = wrap(lambda block, stream, focus_on: self._maps(block, stream, focus_on))
 
     def forward(self, batch: Batch) -> Float[Tensor, " B"]:
         """The loss per sample."""
@@ -235,7 +236,7 @@ class FgModule(nn.Module):
             block = self._views.get(number, self._backbone[0].blocks[number])
             weak, reads = number in self._weak, number in self._backbone[0].text_blocks
             if focus_on is not None and reads and (watch is not None or (self._config.ac and not weak)):
-                maps = self._maps(block, stream, focus_on)
+                maps = self._seen(block, stream, focus_on)
                 if watch is not None:
                     watch(number, maps)
                 if not weak:

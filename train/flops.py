@@ -68,7 +68,7 @@ def per_sample(module: nn.Module, backbone: Backbone, batch: Batch) -> FlopCount
     """
     device = next(backbone.transformer.parameters()).device
     mixed = {parameter.dtype for each in (backbone.transformer, module) for parameter in each.parameters()} & {torch.bfloat16, torch.float16}
-    counter = _Counter()
+    counter = Counter()
     with (
         torch.compiler.set_stance("force_eager"),
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -100,7 +100,7 @@ def named_peak(name: str) -> float:
     return PEAK_TFLOPS[max(found, key=len)] if found else 0.0
 
 
-class _Counter(TorchFunctionMode):
+class Counter(TorchFunctionMode):
     """Adds up what torch is asked to multiply while it is active."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class _Counter(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if function is functional.scaled_dot_product_attention:
-            self._attention(*_named(("query", "key", "value"), args, kwargs or {}))
+            self.attention(*_named(("query", "key", "value"), args, kwargs or {}))
         elif function in _CONVOLUTIONS:
             _, weight = operands = _named(("input", "weight"), args, kwargs or {})
             self._product(2 * result.numel() * weight[0].numel(), operands)
@@ -128,7 +128,8 @@ class _Counter(TorchFunctionMode):
         if torch.is_grad_enabled():
             self.backward += operations * sum(each.requires_grad for each in operands)
 
-    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def attention(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Counts one attention."""
         half = 2 * query.numel() * key.shape[-2]
         scores = 2 * (query.numel() // query.shape[-1]) * key.shape[-2] * value.shape[-1]
         self.forward += half + scores

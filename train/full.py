@@ -23,6 +23,7 @@ class Full:
 
     name: ClassVar[str] = "full"
     trains_backbone: ClassVar[bool] = True
+    splits_tokens: ClassVar[bool] = True
     caption_drop: float = 0.1
     """Share of samples that see the empty prompt, so that guidance has an unconditional side."""
 

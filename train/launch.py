@@ -1,8 +1,9 @@
-"""The command line of every trainer: one process, or as many as torchrun started.
+"""The command line of every trainer: one process, as many as torchrun or SLURM started, or workers that Ray Train starts.
 
     python -m train.vap --catalog C --backbone tiny-cogvideox --out RUN
     python -m train.vap --resume --out RUN
     torchrun --nproc-per-node 8 -m train.vap --catalog C --backbone cogvideox-5b-i2v --out RUN
+    python -m train.vap --catalog C --backbone cogvideox-5b-i2v --out RUN --workers 48 --address auto
 
 Exit status as for vapdata: 0 done (also after SIGTERM, with a checkpoint), 1 the run could not go on, 2 the call was
 wrong. Exercised by `pytest tests/train/test_launch.py`.
@@ -23,7 +24,6 @@ from vapdata.errors import CallError, VapdataError
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none of it
     from train.loop import Finished
     from train.run import Run
-    from train.world import World
 
 CATALOG = "catalog"
 """Where the catalog is looked for when the call does not say."""
@@ -51,13 +51,16 @@ def command(method: str) -> click.Command:
         click.Option(["--product"], help="The latents to train on, when the catalog has several grids of the backbone's."),
         click.Option(["--weights"], help="A diffusers folder (or a finished run of train.full) whose transformer replaces the backbone's."),
         click.Option(["--device"], help="cpu, cuda or cuda:N; left out: the GPU when there is one."),
+        click.Option(["--workers"], metavar="N|LEAST-MOST", help="Train in so many Ray Train workers, started anew from the newest checkpoint when one is lost."),
+        click.Option(["--address"], help="With --workers: the Ray cluster, auto or host:port; left out: a private Ray on this machine."),
+        click.Option(["--restarts"], type=click.IntRange(0), default=3, show_default=True, help="With --workers: how often lost workers are replaced."),
         click.Option(["--set", "settings"], multiple=True, metavar="PART.FIELD=VALUE", help="Any other field, e.g. optimizer.warmup=100 or evaluation.every=50."),
     ]
 
     def run(**given: Any) -> None:
         sys.exit(guarded(lambda: _train(method, given)))
 
-    parts = f"run, {method}, optimizer, blocks, evaluation, checkpoints, samples, logging"
+    parts = f"run, {method}, optimizer, blocks, parallel, evaluation, checkpoints, samples, logging"
     told = f"Trains {method} from a catalog. Every field of a run can be set: --set part.field=value with the parts {parts}."
     return click.Command(f"train.{method}", params=options, callback=run, help=told, context_settings={"max_content_width": 160, "help_option_names": ["-h", "--help"]})
 
@@ -78,13 +81,32 @@ def guarded(call: Callable[[], int]) -> int:
 
 
 def _train(method: str, given: dict[str, Any]) -> int:
+    if given["address"] and not given["workers"]:
+        raise CallError(f"--address {given['address']}: how many workers of that cluster? Type --workers 8")
+    return _in_workers(method, given) if given["workers"] else _in_this_process(method, given)
+
+
+def _in_workers(method: str, given: dict[str, Any]) -> int:
+    from train.workers import Workers, fit_on_workers
+
+    workers = Workers.of(given["workers"], given["address"], given["restarts"])
+    folder = _folder(method, given, time.time())
+    run, weights = _resumed(method, given, folder) if given["resume"] else _begun(method, given)
+    _show(run, given, folder, weights)
+    finished = fit_on_workers(run, workers, catalog=given["catalog"], folder=folder, resume=given["resume"], weights=weights, device=given["device"])
+    _tell(finished, folder)
+    return 0
+
+
+def _in_this_process(method: str, given: dict[str, Any]) -> int:
     from train.loop import fit
     from train.world import world
 
     with world(given["device"]) as here:
         if not here.is_first:
             logging.getLogger().setLevel(logging.WARNING)
-        folder = _folder(method, given, here)
+        (seconds,) = here.total([time.time() if here.is_first else 0.0])
+        folder = _folder(method, given, seconds)
         run, weights = _resumed(method, given, folder) if given["resume"] else _begun(method, given)
         if here.is_first:
             _show(run, given, folder, weights)
@@ -94,13 +116,14 @@ def _train(method: str, given: dict[str, Any]) -> int:
     return 0
 
 
-def _folder(method: str, given: dict[str, Any], here: "World") -> Path:
-    """The run's folder; every process of a run gives the same."""
+def _folder(method: str, given: dict[str, Any], seconds: float) -> Path:
+    """The run's folder; every process of a run gives the same, for `seconds` is the first one's clock."""
+    if given["out"] and "://" in given["out"]:
+        raise CallError(f"--out {given['out']}: a run lies in a folder that all its machines share, for files there are renamed and appended to. Mount one and name it")
     if given["out"]:
         return Path(given["out"])
     if given["resume"]:
         raise CallError(f"--resume: of which run? Give its folder: python -m train.{method} --resume --out RUN")
-    (seconds,) = here.total([float(int(time.time())) if here.is_first else 0.0])
     return Path("runs") / f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(seconds))}"
 
 

@@ -11,14 +11,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from train import begin
 from train.backbones import load_backbone
@@ -29,12 +28,14 @@ from train.evaluate import Evaluator
 from train.export import Card, export, export_backbone, fingerprint
 from train.method import Backbone
 from train.optimizer import average, averages, set_rate, trained
+from train.parallel import Layout, clip
+from train.rank_log import RankLog, rank_log
 from train.record import Recorder
 from train.run import Run
 from train.samples import Index
 from train.speed import Speed
 from train.trained_run import EXPORT
-from train.world import Asked, World, asked_to_stop
+from train.world import STOP, Asked, World, asked_to_stop
 from vapdata import backbones
 from vapdata.errors import RunError
 
@@ -79,30 +80,33 @@ def fit(run: Run, *, catalog: str | None, folder: Path, world: World, resume: bo
         if start:
             trainer.restore()
         world.first_alone(lambda: begin.keep_config(run, index, folder, weights=beside, met=trainer.met(), resumed=start if resume else None))
-        with Recorder(folder, run.logging, steps=run.steps, writes=world.is_first) as recorder, asked_to_stop() as asked:
+        with Recorder(folder, run.logging, steps=run.steps, writes=world.is_first) as recorder, rank_log(folder, world) as own, asked_to_stop(folder) as asked:
             recorder.continue_from(start or -1)
-            return trainer.train(recorder, asked, start)
+            return trainer.train(recorder, own, asked, start)
 
 
 class _Trainer:
     """One run's state: the method's module, its optimiser and averages, the loader, the evaluator, the checkpoints."""
 
     def __init__(self, run: Run, index: Index, backbone: Backbone, folder: Path, world: World, dtype: torch.dtype) -> None:
-        self.run, self.index, self.backbone, self.folder, self.world, self.dtype = run, index, backbone, folder, world, dtype
-        self.loader = _loader(run, index, backbone, world)
+        self.run, self.index, self.folder, self.world, self.dtype = run, index, folder, world, dtype
+        self.layout = run.parallel.over(world)
+        self.loader = _loader(run, index, backbone, self.layout)
         world.together(self.loader.check)
         self.stamp = begin.stamp_of(run, index, world, fingerprint(backbone))  # before a method that trains the backbone changes it
+        self.backbone = self.layout.backbone(backbone, run.method)
         with _seeded(run.seed, world.device):
-            self.module = run.method.attach(backbone, run.blocks.wrap)
+            self.module = run.method.attach(self.backbone, self.layout.wrap(run.blocks.wrap))
+        self.speed = Speed(self.module, self.backbone, world, dtype, run.logging.peak_tflops)
+        if self.layout.in_step:
+            with self.layout.alone():
+                self.speed.know(self.loader.one_of_each())
+        self.parallel = self.layout.spread(self.module, dtype)
+        self.asked = self.parallel if self.layout.is_sharded else self.module  # DistributedDataParallel is for gradients
         self.parameters = [*trained(self.module).values()]
-        self.parallel: nn.Module = self.module
-        if world.ranks > 1 and self.parameters:
-            ids = [world.device.index] if world.device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(self.module, device_ids=ids, gradient_as_bucket_view=True)
         self.optimizer = run.optimizer.build(self.parameters)
         self.ema = averages(self.module) if run.optimizer.ema else None
-        self.evaluator = Evaluator(run.evaluation, self.module, self.loader, backbone.objective, world, seed=run.seed, folder=folder)
-        self.speed = Speed(self.module, backbone, world, dtype, run.logging.peak_tflops)
+        self.evaluator = Evaluator(run.evaluation, self.asked, self.loader, backbone.objective, self.layout, seed=run.seed, folder=folder)
         self.saver = Saver(folder, run.checkpoints, self.stamp)
 
     def close(self) -> None:
@@ -122,7 +126,7 @@ class _Trainer:
         self.evaluator.go_on()
         log.info("resumed_from %s (step %d)", path, restore(path, self.module, self.optimizer, self.ema))
 
-    def train(self, recorder: Recorder, asked: Asked, start: int) -> Finished:
+    def train(self, recorder: Recorder, own: RankLog, asked: Asked, start: int) -> Finished:
         """Every step from `start` on, then the export."""
         last: dict[str, Any] = {}
         if not start:
@@ -135,7 +139,8 @@ class _Trainer:
         try:
             with contextlib.closing(self.loader.steps(done, self.run.steps)) as steps:
                 for step in steps:
-                    row, stop = self._step(step, asked)
+                    row, mine, stop = self._step(step, asked)
+                    own.write({"step": step.number + 1, **mine})
                     done = step.number + 1
                     stopped = stop and done < self.run.steps
                     if _due(done, self.run.evaluation.every) or done == self.run.steps:
@@ -148,6 +153,7 @@ class _Trainer:
         finally:
             self.saver.finish()
         if stopped:
+            self.world.first_alone(lambda: (self.folder / STOP).unlink(missing_ok=True))
             return Finished(step=done, stopped=True, first=self.evaluator.first, last=last, export=None)
         return Finished(step=done, stopped=False, first=self.evaluator.first, last=last or self._evaluate(), export=self._export(done))
 
@@ -160,15 +166,19 @@ class _Trainer:
 
     # One step
 
-    def _step(self, step: Step, asked: Asked) -> tuple[dict[str, Any], bool]:
-        """Forward, backward, update; what is known afterwards, and whether any process was asked to stop. Raises RunError for a loss that is not finite."""
+    def _step(self, step: Step, asked: Asked) -> tuple[dict[str, Any], dict[str, Any], bool]:
+        """Forward, backward, update; what is known afterwards, of all processes and of this one, and whether any was asked to stop.
+
+        Raises RunError for a loss that is not finite.
+        """
         began = time.perf_counter()
         rate = self.run.optimizer.rate(step.number, self.run.steps)
         set_rate(self.optimizer, rate)
         found = [self._micro(micro, step, last=place == len(step.micro) - 1) for place, micro in enumerate(step.micro)]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.optimizer.clip or math.inf).item()
-        own = torch.cat(found).double().sum().item()
-        loss, stop, waited_s, bytes_read = self.world.total([own, float(asked.stop), step.waited_s, float(step.bytes)])
+        self.layout.finish_gradients(self.parameters)
+        norm = clip(self.parameters, self.run.optimizer.clip)
+        share = torch.cat(found).double().sum().item()
+        loss, stop, waited_s, bytes_read = self.world.total([share, float(asked.stop), step.waited_s, float(step.bytes)])
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise self._not_finite(step, found, norm)
         self.optimizer.step()
@@ -177,17 +187,17 @@ class _Trainer:
             average(self.ema, self.module, self.run.optimizer.ema)
         seconds = time.perf_counter() - began + step.waited_s
         rates = self.speed.row(step, seconds=seconds, waited_s=waited_s, bytes_read=bytes_read)
-        return {"loss": loss, "grad_norm": norm, "lr": rate, "epoch": step.epoch, **rates}, stop > 0
+        mine = {"seconds": round(seconds, 6), "waited_s": round(step.waited_s, 6), "bytes": step.bytes, "loss": share, "peak_memory_gb": rates["peak_memory_gb"]}
+        return {"loss": loss, "grad_norm": norm, "lr": rate, "epoch": step.epoch, **rates}, mine, stop > 0
 
     def _micro(self, micro: Batch, step: Step, *, last: bool) -> Tensor:
-        """Forward and backward of one micro-batch; its weighted losses divided by the global batch's true size."""
+        """Forward and backward of one micro-batch; its weighted losses divided by the global batch's true size, and by the processes that see it."""
         batch = micro.to(self.world.device)
-        quiet = self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) and not last else contextlib.nullcontext()
-        with quiet:
+        with self.layout.gathering(self.parallel, last=last):
             with self._autocast():
                 losses = self.parallel(batch)
-            shares = losses.float() * batch.weights / step.size
-            (shares.sum() * self.world.ranks).backward()  # DistributedDataParallel takes the mean over processes
+            shares = losses.float() * batch.weights / (step.size * self.run.parallel.sequence)
+            (shares.sum() * self.world.ranks).backward()  # gradients become the mean over processes
         return shares.detach()
 
     def _autocast(self) -> torch.autocast:
@@ -202,7 +212,7 @@ class _Trainer:
                 "timestep": float(micro.timesteps[place]),
                 "seed": micro.seeds[place],
                 "weight": float(micro.weights[place]),
-                "loss": str(float(shares[place] * step.size)),
+                "loss": str(float(shares[place] * step.size * self.run.parallel.sequence)),
             }
             for micro, shares in zip(step.micro, found, strict=True)
             for place, clip in enumerate(micro.target.clip_ids)
@@ -225,29 +235,39 @@ class _Trainer:
         if _due(done, self.run.checkpoints.every) or last or stopped:
             self.saver.save(done, self.module, self.optimizer, self.ema, block=last or stopped)
         if _due(done, self.run.samples.every):
-            self.world.first_alone(lambda: self._sample(done))
+            self._sample(done) if self.layout.in_step else self.world.first_alone(lambda: self._sample(done))
 
     def _sample(self, done: int) -> None:
         from train.sampler import write_samples
 
         samples = list(dict.fromkeys(entry.sample for entry in self.evaluator.entries))[: self.run.samples.count]
         folder, settings = self.folder / "samples" / f"step-{done:08d}", self.run.samples
+        made_with: Any = self.asked
+        together = self.world if self.layout.in_step else None
         with self._autocast():
-            write_samples(self.module, self.backbone, self.loader, samples, folder, steps=settings.steps, guidance=settings.guidance, seed=self.run.seed)
+            write_samples(
+                made_with, self.backbone, self.loader, samples, folder, steps=settings.steps, guidance=settings.guidance, seed=self.run.seed, together=together
+            )
 
     def _export(self, step: int) -> Path:
-        made = self.folder / EXPORT
-        self.world.first_alone(lambda: self._write_export(made, step))
+        made, whole = self.folder / EXPORT, self.layout.whole
+        learned = self.backbone.transformer if self.run.method.trains_backbone else self.module
+        ema = self._backbone_averages() if self.run.method.trains_backbone else self.ema
+        tensors = whole(learned.state_dict())
+        averaged = None if ema is None else whole(ema)
+        self.world.first_alone(lambda: self._write_export(made, step, tensors, averaged))
         return made
 
-    def _write_export(self, made: Path, step: int) -> None:
+    def _write_export(self, made: Path, step: int, tensors: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None) -> None:
         method = self.run.method
         config = json.loads(self.stamp.config)
-        card = Card(backbone=self.backbone.facts.name, catalog=self.index.catalog, index=self.index.fingerprint, step=step, method=method.name, config=config)
+        card = Card(
+            backbone=self.backbone.facts.name, catalog=self.index.catalog, index=self.index.fingerprint, step=step, method=method.name, config=config, weights=self.stamp.weights
+        )
         if method.trains_backbone:
-            export_backbone(made, self.backbone, card, ema=self._backbone_averages())
+            export_backbone(made, self.backbone, card, tensors=tensors, ema=ema)
         else:
-            export(made, self.module, method, self.backbone, card, ema=self.ema)
+            export(made, self.module, method, self.backbone, card, tensors=tensors, ema=ema)
 
     def _backbone_averages(self) -> dict[str, Tensor] | None:
         """The moving average under the transformer's own names."""
@@ -257,7 +277,7 @@ class _Trainer:
         return {name: self.ema[names[id(parameter)]] for name, parameter in self.backbone.transformer.named_parameters() if id(parameter) in names}
 
 
-def _loader(run: Run, index: Index, backbone: Backbone, world: World) -> Loader:
+def _loader(run: Run, index: Index, backbone: Backbone, layout: Layout) -> Loader:
     return Loader(
         index,
         backbone.facts,
@@ -265,12 +285,12 @@ def _loader(run: Run, index: Index, backbone: Backbone, world: World) -> Loader:
         seed=run.seed,
         global_batch=run.global_batch,
         micro_batch=run.micro_batch,
-        rank=world.rank,
-        ranks=world.ranks,
+        rank=layout.data_rank,
+        ranks=layout.data_ranks,
         references=run.method.reads(backbone.facts).references,
         caption_drop=run.method.caption_drop,
         checksums=run.checksums,
-        pin=world.device.type == "cuda",
+        pin=layout.world.device.type == "cuda",
     )
 
 

@@ -19,7 +19,11 @@ from train.batch import Batch, Reads, Side
 from vapdata import backbones
 
 WrapBlock = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""What the loop does to a method's per-block function: activation checkpointing, torch.compile, or nothing."""
+"""What the loop does to a method's per-block function: activation checkpointing, torch.compile, or nothing.
+
+Where weights are split over processes, the modules that the function is given as arguments are put together for its call,
+and let go after it. So large modules of a method's own belong among the arguments; small ones may be closed over.
+"""
 
 
 def unwrapped(block: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,6 +39,18 @@ class Inside:
     """Added to the values of the text's rows where the video reads them; queries and keys stay as they are."""
     video: Float[Tensor, "B L D"] | None = None
     """Wan: added to the video's tokens between cross-attention and feed-forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which of a stream's rows a process holds, where several share them (train/sequence.py)."""
+
+    first: int
+    """Place of its first video token among all."""
+    video: int
+    """Video tokens of all processes together."""
+    text: int
+    """Text rows of all processes together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +74,8 @@ class Stream:
     """Latent frames that `embed` put in front so that patches fit, and that `head` takes off again (CogVideoX 1.5)."""
     inside: Inside | None = None
     """What the blocks that this stream goes through are to add; None for nothing."""
+    part: Part | None = None
+    """Which rows these are; None where one process holds all of them. `grid` and `mask` are the whole stream's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +86,12 @@ class AttentionInputs:
     key: Float[Tensor, "B h S d"]
     value: Float[Tensor, "B h S d"]
     """S = M + L where text walks along (in the family's own order), else L."""
-    unturned: Float[Tensor, "B h S d"]
-    """The query before rotary positions; `query` itself where there are none."""
+    unturned: Float[Tensor, "B h S d"] | None
+    """The query before rotary positions; `query` itself where there are none. None where several processes share the rows (train/sequence.py)."""
     video_rows: slice
     """Which of the S rows are the video's."""
     normed: Float[Tensor, "B S D"] | None = None
-    """The rows that were projected, after norm and modulation; None for HunyuanVideo, which projects video and text apart."""
+    """The rows that were projected, after norm and modulation; None for HunyuanVideo, which projects video and text apart, and where processes share them."""
     carry: tuple[Tensor, ...]
     """Gates and the like that `attention_output` needs again."""
     mask: Bool[Tensor, "B S"] | None = None
@@ -115,6 +133,8 @@ class Backbone(Protocol):
     scheduler_config: Mapping[str, Any]
     entry: tuple[str, ...]
     """Names of the submodules that `embed` uses, e.g. ("patch_embed", "time_embedding")."""
+    text_first: bool
+    """Whether text that walks along comes before the video in attention (CogVideoX) or behind it (HunyuanVideo)."""
     context_entry: tuple[str, ...]
     """Names of the submodules within `entry` that make `Stream.context`, which only what follows attention reads; empty where there is none."""
 

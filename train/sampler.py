@@ -24,6 +24,7 @@ from train.denoise import Guidance, denoise, scheduler_from
 from train.method import Backbone, Guided, MethodModule
 from train.objective import seed_of
 from train.sheet import Row, sheet
+from train.world import World
 from vapdata.errors import RunError
 from vapdata.video_file import write
 
@@ -63,11 +64,28 @@ def requests(loader: Loader, samples: Sequence[int], seed: int, prompts: Mapping
 
 
 def write_samples(
-    module: MethodModule | None, backbone: Backbone, loader: Loader, samples: Sequence[int], folder: Path, *, steps: int, guidance: float, seed: int
+    module: MethodModule | None,
+    backbone: Backbone,
+    loader: Loader,
+    samples: Sequence[int],
+    folder: Path,
+    *,
+    steps: int,
+    guidance: float,
+    seed: int,
+    together: World | None = None,
 ) -> Path:
-    """Samples those numbers of the loader's index into `folder`; returns the contact sheet's path. Leaves the module as it was."""
+    """Samples those numbers of the loader's index into `folder`; returns the contact sheet's path. Leaves the module as it was.
+
+    `together`: every process of this world calls it, for a forward pass needs them all; the first one writes.
+    """
     sampler = Sampler(module, backbone, loader, steps=steps, guidance=Guidance(scale=guidance))
-    return sampler.write(requests(loader, samples, seed), folder)
+    made = requests(loader, samples, seed)
+    if together is None:
+        return sampler.write(made, folder)
+    latents = [sampler.latents(request) for request in made]
+    together.first_alone(lambda: sampler.write(made, folder, latents))
+    return folder / SHEET
 
 
 class Sampler:
@@ -80,15 +98,15 @@ class Sampler:
         self.scheduler = scheduler_from(backbone.scheduler_config)
         self.decoder = Decoder(backbone.facts, self.device)
 
-    def write(self, made: Sequence[Request], folder: Path) -> Path:
-        """One mp4 for each request, `samples.json` that lists them, and `sheet.png`, whose path is returned."""
+    def write(self, made: Sequence[Request], folder: Path, latents: Sequence[Tensor] | None = None) -> Path:
+        """One mp4 for each request, `samples.json` that lists them, and `sheet.png`, whose path is returned. `latents` where they are made already."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{folder}: cannot be written ({error.strerror}). Give an --out that can") from error
         rows, listed, fps = [], [], shown_fps(self.loader.index.product, self.backbone.facts.fps)
         for place, request in enumerate(made):
-            video = self.video(request)
+            video = self.shown(self.latents(request) if latents is None else latents[place])
             file = f"{place:02d}-{_file_name(request.name)}.mp4"
             write(folder / file, iter(video), fps)
             rows.append(self._row(request, video))
@@ -98,12 +116,12 @@ class Sampler:
         sheet(_titles(made), rows).save(folder / SHEET)
         return folder / SHEET
 
-    def video(self, request: Request) -> UInt8[np.ndarray, "t h w 3"]:
-        """The video that is asked for, RGB."""
+    def latents(self, request: Request) -> Float[Tensor, "1 C T H W"]:
+        """The latents of the video that is asked for."""
         target, references = request.target.to(self.device), tuple(side.to(self.device) for side in request.references)
         negative = self.loader.prompt(self.module.negative_prompt if isinstance(self.module, Guided) else "negative", target)
         with _evaluating(self.module):
-            latents = denoise(
+            made: Tensor = denoise(
                 self.module,
                 self.backbone,
                 target,
@@ -116,7 +134,7 @@ class Sampler:
                 negative=negative,
                 scheduler=self.scheduler,
             )
-        return self.shown(latents)
+        return made
 
     def shown(self, latents: Float[Tensor, "1 C T H W"]) -> UInt8[np.ndarray, "t h w 3"]:
         """Latents of one clip as frames."""

@@ -5,6 +5,7 @@ What each number means stands at the head of train/record.py. Exercised by `pyte
 
 import resource
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,6 +24,11 @@ class Speed:
     def __init__(self, module: nn.Module, backbone: Backbone, world: World, dtype: torch.dtype, peak_tflops: float) -> None:
         self._module, self._backbone, self._world, self._dtype, self._peak_tflops = module, backbone, world, dtype, peak_tflops
         self._costs: dict[tuple[object, ...], FlopCount] = {}
+
+    def know(self, batches: Iterable[Batch]) -> None:
+        """Counts what a sample of each batch costs beforehand: once weights are split, no process can make a forward pass alone."""
+        for batch in batches:
+            self._cost(batch)
 
     def row(self, step: Step, *, seconds: float, waited_s: float, bytes_read: float) -> dict[str, Any]:
         """The rates of one step; `waited_s` and `bytes_read` are sums over all processes."""

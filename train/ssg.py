@@ -217,7 +217,9 @@ def adapted(
     """One block: self-attention as it is, and for the video's tokens what their queries read of the context."""
     inputs = backbone.attention_inputs(block, stream)
     attended = attention(inputs.query, inputs.key, inputs.value, inputs.mask)
-    asked = inputs.unturned if config.ca_query == "pre_rope" else inputs.query
+    asked = inputs.query if config.ca_query != "pre_rope" else inputs.unturned
+    if asked is None:
+        raise CallError("ssg: this process has a part of the queries alone. Type --set parallel.sequence=1")
     read = adapter(asked[:, :, inputs.video_rows], context, mask)
     if adapter.to_out is None:
         return backbone.attention_output(block, stream, _among(attended, read, inputs), inputs.carry)

@@ -49,6 +49,7 @@ class Vap:
 
     name: ClassVar[str] = "vap"
     trains_backbone: ClassVar[bool] = False
+    splits_tokens: ClassVar[bool] = True
     expert_layers: Layers | tuple[int, ...] | None = None
     """Blocks that have an expert, e.g. 0,4,8; None for what was released for the backbone's family."""
     fusion: Fusion = "joint"

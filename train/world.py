@@ -5,10 +5,12 @@ Exercised by `pytest tests/train/test_world.py`.
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -57,21 +59,37 @@ class World:
             raise RunError(f"process {failed.index(1.0)} could not go on; its message stands above")
 
 
+STOP = "stop"
+"""A file of this name in the run's folder asks every process to save and end."""
+
+
 @dataclass
 class Asked:
-    """Whether SIGTERM asked the run to end."""
+    """Whether SIGTERM, or a file, asked the run to end."""
 
-    stop: bool = False
+    file: Path
+    told: bool = False
+
+    @property
+    def stop(self) -> bool:
+        """Whether it did so until now."""
+        return self.told or self.file.exists()
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Asked]:
-    """SIGTERM sets a flag that the loop looks at after each step, so that it can save and end well."""
-    asked = Asked()
+def asked_to_stop(folder: Path) -> Iterator[Asked]:
+    """What the loop looks at after each step, so that it can save and end well: SIGTERM, or a file `stop` in the run's folder.
+
+    A thread that is not the main one, as in Ray's workers, hears no signals: there the file is all.
+    """
+    asked = Asked(folder / STOP)
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.stop = True
+        asked.told = True
 
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
     before = signal.signal(signal.SIGTERM, note)
     try:
         yield asked
@@ -83,10 +101,14 @@ def asked_to_stop() -> Iterator[Asked]:
 def world(device: str | None = None) -> Iterator[World]:
     """Joins the processes that torchrun started, or makes a world of one. `device` None takes this rank's GPU when there is one.
 
-    Raises CallError for a device that is not there, RunError when the other processes cannot be met.
+    Processes that have met already, as Ray Train's workers have, stay together afterwards. Raises CallError for a device
+    that is not there, RunError when the other processes cannot be met.
     """
     rank, ranks, local = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
     chosen = _device(device, local)
+    if dist.is_initialized():
+        yield World(rank=dist.get_rank(), ranks=dist.get_world_size(), device=chosen)
+        return
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         try:

@@ -30,7 +30,7 @@ from train.record import METRICS
 IMPORTED = ("diffusers.models.transformers.cogvideox_transformer_3d", "torch._dynamo", "train.full", "train.index", "train.loop", "train.recipes", "train.sampler")
 """What lives would import, each for itself."""
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
-SECONDS = 300
+SECONDS = 900
 """After which a life is given up."""
 
 

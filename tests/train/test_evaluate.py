@@ -11,6 +11,7 @@ from train.data import Loader
 from train.evaluate import Entry, Evaluation, Evaluator, grid, load_baseline, losses, paired, reference_sensitivity, save_baseline, summary
 from train.index import build_index
 from train.method import Backbone, unwrapped
+from train.parallel import Parallel
 from train.vap import Vap
 from train.world import World, world
 from vapdata import backbones
@@ -105,7 +106,7 @@ def test_the_baseline_is_kept_to_full_precision_and_another_grid_is_refused(entr
 
 def test_an_evaluator_asks_in_eval_mode_and_goes_on_from_the_baseline_that_it_kept(module: torch.nn.Module, loader: Loader, tmp_path: Path) -> None:
     def made(here: World) -> Evaluator:
-        return Evaluator(SMALL, module, loader, loader.objective, here, seed=0, folder=tmp_path)
+        return Evaluator(SMALL, module, loader, loader.objective, Parallel().over(here), seed=0, folder=tmp_path)
 
     module.train()
     with world("cpu") as here:

@@ -3,17 +3,15 @@
 import json
 import math
 import random
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lived import Lives, exported, furthest
 from safetensors.torch import load_file
-from torch import Tensor
 
 import train.record
 from train.backbones import load_backbone
@@ -53,18 +51,6 @@ def trained_in(folder: Path, catalog: Path, *settings: str, method: str = "vap",
     """`fit` in this process."""
     with world("cpu") as here:
         return fit(run_of(method, *settings), catalog=str(catalog), folder=folder, world=here, **more)
-
-
-def exported(folder: Path) -> dict[str, Tensor]:
-    """Every tensor that a run has exported."""
-    (path,) = (folder / "export").rglob("*.safetensors")
-    return load_file(path)
-
-
-def furthest(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
-    """The largest difference between two runs' weights."""
-    assert left.keys() == right.keys()
-    return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
 def beginning(method: str, loader_of: Path, **sizes: Any) -> tuple[torch.nn.Module, Loader]:
@@ -142,41 +128,6 @@ def test_the_configuration_is_stored_whole_with_what_it_met(thirty: tuple[Path, 
 
 
 # Killed, asked to stop, moved
-
-
-@dataclass
-class Lives:
-    """Several lives, to be lived one after another in one process that has imported everything; see lives.py."""
-
-    folder: Path
-    catalog: Path
-    listed: list[dict[str, Any]] = field(default_factory=list)
-    statuses: list[list[int]] = field(default_factory=list)
-
-    def add(self, run: str, *arguments: str, method: str = "vap", **more: Any) -> None:
-        """One life of the run called `run`."""
-        self.listed.append({"method": method, "arguments": [*arguments, "--device", "cpu", "--out", str(self.folder / run)], "log": str(self.folder / f"{run}.log"), **more})
-
-    def begin(self, run: str, steps: int, **more: Any) -> None:
-        """A life that begins a run."""
-        small = ["evaluation.every=5", "checkpoints.every=3", "optimizer.warmup=2", "optimizer.ema=0.9", *GRID]
-        sizes = ("--steps", str(steps), "--global-batch", "6", "--micro-batch", "3")
-        self.add(run, "--catalog", str(self.catalog), *sizes, *(part for each in small for part in ("--set", each)), **more)
-
-    def live(self) -> None:
-        """All of them."""
-        (self.folder / "lives.json").write_text(json.dumps(self.listed))
-        made = subprocess.run([sys.executable, str(Path(__file__).with_name("lives.py")), str(self.folder / "lives.json")], capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stderr
-        self.statuses = json.loads(made.stdout)
-
-    def of(self, run: str) -> list[list[int]]:
-        """Exit statuses of the lives of one run."""
-        return [status for status, life in zip(self.statuses, self.listed, strict=True) if life["log"].endswith(f"/{run}.log")]
-
-    def said(self, run: str) -> str:
-        """Everything that the lives of one run wrote."""
-        return (self.folder / f"{run}.log").read_text()
 
 
 @pytest.fixture(scope="module")

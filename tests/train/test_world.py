@@ -1,5 +1,6 @@
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,13 +54,20 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         pass
 
 
-def test_sigterm_is_noted_inside_and_means_what_it_meant_before_outside() -> None:
+def test_sigterm_is_noted_inside_and_means_what_it_meant_before_outside(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with asked_to_stop() as asked:
+    with asked_to_stop(tmp_path) as asked:
         assert not asked.stop
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked.stop
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_file_of_the_name_stop_asks_too(tmp_path: Path) -> None:
+    with asked_to_stop(tmp_path) as asked:
+        assert not asked.stop
+        (tmp_path / "stop").touch()
+        assert asked.stop
 
 
 def _refuse() -> None:

@@ -39,6 +39,7 @@ class CogVideoX:
     """One loaded CogVideoX; see `train.method.Backbone`, which it satisfies."""
 
     context_entry: tuple[str, ...] = ()
+    text_first = True
 
     def __init__(self, facts: backbones.Backbone, transformer: nn.Module, scheduler_config: Mapping[str, Any]) -> None:
         """Wraps `transformer`, freezes it and puts it into eval mode. Raises CallError when it is not what `facts` say."""

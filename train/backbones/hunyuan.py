@@ -52,6 +52,7 @@ class Hunyuan:
     entry: tuple[str, ...] = ("x_embedder", "context_embedder", "time_text_embed")
     context_entry: tuple[str, ...] = ()
     text_attention = "attn"
+    text_first = False
 
     def __init__(self, facts: backbones.Backbone, transformer: nn.Module, scheduler_config: Mapping[str, Any]) -> None:
         """Wraps `transformer`, freezes it and puts it into eval mode. Raises CallError when it is not what `facts` say."""
@@ -282,14 +283,14 @@ class Hunyuan:
         if not self._replaces:
             made: tuple[Tensor, ...] = norm(states, emb=stream.time[:, 0])
         else:
-            made = norm(states, stream.time[:, 0], stream.time[:, 1], stream.grid[1] * stream.grid[2])
+            made = norm(states, stream.time[:, 0], stream.time[:, 1], _given_tokens(stream))
         return made
 
     def _by_frame(self, stream: Stream, states: Tensor, change: Callable[[Tensor, int], Tensor]) -> Tensor:
         """`change(rows, 0)` of all rows, or, where frame 0 is given, `change(rows, 1)` of those of its tokens."""
         if not self._replaces:
             return change(states, 0)
-        tokens = stream.grid[1] * stream.grid[2]
+        tokens = _given_tokens(stream)
         return torch.cat([change(states[:, :tokens], 1), change(states[:, tokens:], 0)], dim=1)
 
     def _texts(self, side: Side, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -313,6 +314,12 @@ class Hunyuan:
 
 def _is_single(block: nn.Module) -> bool:
     return hasattr(block, "proj_mlp")
+
+
+def _given_tokens(stream: Stream) -> int:
+    """Tokens of frame 0 among the stream's own, which may be a part of all."""
+    before = stream.part.first if stream.part else 0
+    return min(max(0, stream.grid[1] * stream.grid[2] - before), stream.video.shape[1])
 
 
 def _rows(stream: Stream) -> Tensor:

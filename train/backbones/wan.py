@@ -41,6 +41,7 @@ class Wan:
 
     entry: tuple[str, ...] = ("patch_embedding", "condition_embedder")
     text_attention = "attn2"
+    text_first = False
 
     def __init__(self, facts: backbones.Backbone, transformer: nn.Module, scheduler_config: Mapping[str, Any]) -> None:
         """Wraps `transformer`, freezes it and puts it into eval mode. Raises CallError when it is not what `facts` say."""
