@@ -31,7 +31,8 @@ trap again USR1
 
 resume=()
 [ -f "$RUN/config.json" ] && resume=(--resume)
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+machines=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # no pipe into head: with pipefail, a closed pipe would end the job
+head=${machines%%$'\n'*}
 
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 8 --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "$head:29500" \
 	-m train.vap --catalog "$CATALOG" --backbone cogvideox-5b-i2v --out "$RUN" "${resume[@]}" --set parallel.shard=8 &
