@@ -5,6 +5,7 @@ writes FOLDER/rank-N.json: for each case how far losses, prediction and the grad
 process's, relative to the largest; how many tokens each process held; and whether a weight got no gradient on either side.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -32,6 +33,14 @@ from vapdata import backbones, registry
 SHAPE = (16, 3, 6, 6)
 """27 video tokens: 14 and 13."""
 SECONDS = 900
+IMPORTED = (
+    "torch._dynamo",
+    *(f"diffusers.models.transformers.transformer_{family}" for family in ("wan", "hunyuan_video")),
+    "diffusers.models.transformers.cogvideox_transformer_3d",
+    *(f"train.backbones.{family}" for family in ("cogvideox", "hunyuan", "wan")),
+    *(f"train.{method}" for method in ("fca", "fg", "full", "ssg", "vap")),
+)
+"""What both processes need, imported once before the fork."""
 
 
 def drawn(batch: Batch) -> Batch:
@@ -122,8 +131,8 @@ def ranked(rank: int, port: int, folder: Path, cases: list[list[Any]]) -> None:
 
 
 if __name__ == "__main__":
-    import diffusers.models.transformers.cogvideox_transformer_3d  # noqa: F401 - imported once, before the fork
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     with socket.socket() as tried:
         tried.bind(("127.0.0.1", 0))
         free = int(tried.getsockname()[1])

@@ -386,7 +386,7 @@ def _run_pair(repository: Path, *words: object) -> list[str]:
         for rank in (0, 1)
     ]
     try:
-        said = [each.communicate(timeout=120) for each in both]
+        said = [each.communicate(timeout=600) for each in both]
     finally:
         for each in both:
             each.kill()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from train.backbones import load_backbone
+from train.fca import Fca
 from train.parallel import Parallel
 from train.sequence import Group, SplitBackbone
 from train.world import World
@@ -65,12 +66,9 @@ def test_heads_that_cannot_be_shared_are_refused_with_numbers_that_fit() -> None
 
 
 def test_a_method_that_needs_every_token_is_refused() -> None:
-    class Whole:
-        name = "whole"
-
     layout = Parallel(sequence=2).over(World(rank=0, ranks=2, device=torch.device("cpu")))
-    with pytest.raises(CallError, match=r"parallel\.sequence=2: train\.whole needs every token of a sample in one process\. Type --set parallel\.sequence=1"):
-        layout.backbone(load_backbone(backbones.backbone("tiny-wan"), dtype=torch.float32, device=torch.device("cpu")), Whole())  # type: ignore[arg-type]
+    with pytest.raises(CallError, match=r"parallel\.sequence=2: train\.fca needs every token of a sample in one process\. Type --set parallel\.sequence=1"):
+        layout.backbone(load_backbone(backbones.backbone("tiny-wan"), dtype=torch.float32, device=torch.device("cpu")), Fca())
 
 
 @pytest.mark.parametrize(("rows", "shares"), [(27, [9, 9, 9]), (28, [10, 9, 9]), (2, [1, 1, 0])])
