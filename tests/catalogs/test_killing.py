@@ -17,6 +17,7 @@ def _killed(folder: Path, every: int) -> int:
     return int(json.loads(done.stdout)["states"])
 
 
+@pytest.mark.slow
 def test_a_kill_at_a_few_file_operations_is_recovered_from(tmp_path: Path) -> None:
     assert _killed(tmp_path, 83) >= 3
 

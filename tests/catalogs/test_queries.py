@@ -137,6 +137,7 @@ def test_a_predicate_selects_clips_in_order(filled: Catalog) -> None:
         selected(filled, "moton > 1")
 
 
+@pytest.mark.slow
 def test_questions_to_the_whole_catalog_become_constants(filled: Catalog) -> None:
     filled.append({"clips": [clip("c")], "scores": [score("c", "motion", 3.0)]})
     found = resolve(filled, "motion > (select median(motion) from clips_wide) or codec = (select min(codec) from clips where false)")

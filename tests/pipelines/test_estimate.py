@@ -27,6 +27,7 @@ def request_for(tmp_path_factory: pytest.TempPathFactory) -> Request:
     return Request(source=source, catalog=str(root / "catalog"), recipe=dataclasses.replace(made, encode=(frames,)))
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_the_build_then_does(request_for: Request, tmp_path: Path) -> None:
     request = dataclasses.replace(request_for, catalog=str(tmp_path / "catalog"))
     before = estimate(request)
@@ -42,6 +43,7 @@ def test_a_plan_counts_what_the_build_then_does(request_for: Request, tmp_path: 
     assert after.stage_hours == {"scan": 0, "encode": 0}
 
 
+@pytest.mark.slow
 def test_a_plan_knows_what_an_earlier_build_left(request_for: Request, tmp_path: Path) -> None:
     request = dataclasses.replace(request_for, catalog=str(tmp_path / "catalog"))
     scanned = dataclasses.replace(request, recipe=dataclasses.replace(request.recipe, encode=()), limit=5)

@@ -89,6 +89,7 @@ def _videos(catalog: Path) -> list[dict]:
         return con.sql("select videos.*, c.whole from videos join clips as c using (video_id) where provider = 'template' order by video_id").to_arrow_table().to_pylist()
 
 
+@pytest.mark.slow
 def test_ordered_videos_enter_with_lineage_licence_and_cost_and_pair(
     catalog: Path, places: tuple[Path, Path, str], tmp_path: Path, server: BadService, query: Query
 ) -> None:

@@ -35,6 +35,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyP
             pass
 
 
+@pytest.mark.slow
 def test_progress_ends_at_the_number_of_clips(ray_cluster: None, synthetic: object, tmp_path: object) -> None:
     seen = []
     request = Request(source=synthetic, catalog=str(tmp_path / "catalog"), recipe=recipe("tiny"), limit=2)

@@ -62,6 +62,7 @@ def _truth(scanned: Path) -> dict[str, dict]:
     return {f"synthetic/{row['file']}": row for row in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_planted_moves_are_paired_as_they_were_drawn(scanned: Path, catalog: Path, query: Query) -> None:
     summary = _pairs(catalog)
     drawn: dict[str, set[str]] = defaultdict(set)
@@ -122,6 +123,7 @@ def test_clips_of_a_cut_video_are_no_members(catalog: Path, query: Query) -> Non
     assert query(catalog, "select clip_id from conditions where clip_id in (select clip_id from clips where not whole)") == []
 
 
+@pytest.mark.slow
 def test_relabelled_real_clips_pair_exactly_by_template(real_clips: Path, tmp_path: Path, query: Query) -> None:
     """Twelve filmed clips, four of each of three templates."""
     templates = ("Pushing [something] from left to right", "Holding [something]", "Dropping [something] into [something]")

@@ -27,6 +27,8 @@ from train.recipes import fca_ssv2
 from vapdata import backbones
 from vapdata.errors import CallError
 
+pytestmark = pytest.mark.slow
+
 SMALL = Fca(latent_frames=FRAMES, ftc_width=64)
 """The paper's, at the size of the random clips."""
 SWITCHES = {

@@ -22,6 +22,8 @@ from vapdata import backbones
 from vapdata.errors import CallError
 from vapdata.settings import parse, typed
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 FRAMES, HEIGHT, WIDTH = 3, 4, 8
 GRID = (3, 2, 4)

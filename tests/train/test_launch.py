@@ -24,6 +24,8 @@ from train.record import read_metrics
 from train.run import Run
 from vapdata.backbones import backbone
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = "tiny-cogvideox"
 SMALL = ("--global-batch", "2", "--micro-batch", "2", "--device", "cpu", "--set", "evaluation.samples=1", "--set", "evaluation.timesteps=2")
 

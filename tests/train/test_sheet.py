@@ -77,6 +77,7 @@ def test_every_frame_stands_where_the_layout_says_with_its_own_pixels() -> None:
                 assert (image[top : top + 96, left : left + 160] == clip[frame]).all()
 
 
+@pytest.mark.slow
 def test_text_stays_above_its_row_and_inside_the_margins() -> None:
     image = np.asarray(sheet(("reference", "result"), [row(video((0, 0, 0)), video((0, 0, 0)), text="word " * 400, label="x" * 4000)]))
     plan = layout(1, 2, 4, (96, 160))

@@ -30,6 +30,8 @@ from vapdata.encoders.visual_prompt import visual_prompts
 from vapdata.errors import CallError
 from vapdata.settings import parse, typed
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL = Ssg(image_encoder="conv", conv_side=32, conv_patch=8, conv_width=16, conv_depth=1)
 """A small image encoder; all else as by default."""
@@ -521,7 +523,6 @@ def test_every_image_encoder_learns(cogvideox: Backbone, encoder: Any) -> None:
     assert [name for name, parameter in module.image.named_parameters() if parameter.grad is None or not parameter.grad.abs().max() > 0] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["conv", "clip_mlp"])
 def test_its_cost_is_counted_without_asking_for_a_tensors_value(cogvideox: Backbone, encoder: Any) -> None:
     """Keys and values of the context, queries' reading of it, output projections: 6 multiply-adds a weight for what learns."""

@@ -64,6 +64,7 @@ def run_folder(tiny_catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_very_same_weights(run_folder: Path, tiny_catalog: Path, tmp_path: Path) -> None:
     """Dropped captions and pictures included: both follow from seed, step and sample."""
     fitted(replace(RUN, steps=2), tiny_catalog, tmp_path / "run")

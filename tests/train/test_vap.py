@@ -23,6 +23,8 @@ from vapdata import backbones
 from vapdata.errors import CallError
 from vapdata.settings import parse, typed
 
+pytestmark = pytest.mark.slow
+
 TINY = ("tiny-cogvideox", "tiny-wan")
 """Every family's tiny backbone."""
 LAST_BLOCK = {

@@ -18,6 +18,8 @@ from train.method import Backbone, Stream, attention, run_block, unwrapped
 from train.vap import RELEASED_TIMESTEP, Vap, VapModule
 from vapdata import backbones
 
+pytestmark = pytest.mark.slow
+
 LAYERS, HEADS, HEAD, ROWS, TEXT_WIDTH = 4, 2, 16, 5, 8
 WAN_LAYERS, CONTEXT_ROWS, IMAGE_ROWS, IMAGE_WIDTH = 6, 512, 257, 12
 CHANNELS, FRAMES, HEIGHT, WIDTH = 16, 2, 4, 6

@@ -215,6 +215,7 @@ def test_explain_without_a_name_lists_what_there_is(capsys: pytest.CaptureFixtur
     assert "captions" in shown
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_gets_its_lines_and_no_complaint(catalog: Path, tmp_path: Path) -> None:
     sql = "select * from range(200000)"
     command = f'"{sys.executable}" -m vapdata.cli query --catalog "{catalog}" --format csv "{sql}" | head -n 1'

@@ -236,6 +236,7 @@ def test_a_frame_is_shown_until_the_next_one_comes(tmp_path: Path, counting: Pat
     assert [number(image) for image in video.sample(slow, start, start + 1.1, sampling)][:4] == [jump] * 4
 
 
+@pytest.mark.slow
 def test_seeking_gives_the_same_frames_as_decoding_from_the_start(real_clips: Path) -> None:
     for name in ("sam_cups.mp4", "mp_bbb_0_30.webm", "droid_a.mp4", "mma_test.avi", "se_154439.gif", "tc_av1.mkv", "intel_asl_book.mkv"):
         path = real_clips / "clips" / name

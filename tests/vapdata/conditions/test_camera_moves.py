@@ -163,6 +163,7 @@ def test_our_own_filter_gives_nine_of_ten_renders_their_label(filmed):
     assert sum(wrong[name] for name in named) <= 0.03 * sum(renders[name] for name in named), wrong
 
 
+@pytest.mark.slow
 def test_the_measured_motion_has_the_labels_direction_on_nine_of_ten_renders(filmed):
     wrong, renders = Counter(), 0
     for seed, (frames, subject) in enumerate(filmed(5)):

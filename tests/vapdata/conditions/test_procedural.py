@@ -9,6 +9,8 @@ from vapdata.conditions.procedural import PROGRAMS
 from vapdata.conditions.statistics import STATISTICS
 from vapdata.errors import CallError
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(PROGRAMS)
 STARTS = [name for name in NAMES if PROGRAMS[name].starts_from_source]
 
