@@ -146,8 +146,7 @@ class ApiEngine:
             try:
                 for future in as_completed(futures):
                     said[futures[future]] = future.result()
-            except BaseException as error:
-                self._wrong = error if isinstance(error, CallError) else None
+            except BaseException:
                 self._asker.stop.set()
                 raise
         return said
@@ -164,6 +163,10 @@ class ApiEngine:
         body = self.body(question)
         try:
             said = self._asker(lambda: self._ask(body))
+        except CallError as error:  # known here first: whoever waits for the answers would hear of it some requests later
+            self._wrong = error
+            self._asker.stop.set()
+            raise
         except ClipError as error:  # the same kind of error, with the clip at its head
             return type(error)(f"openai_api, {question.where}: {error}")
         if isinstance(said, Exception):
