@@ -39,6 +39,12 @@ def test_it_is_the_mean_over_patches_and_time_in_parts_of_width_and_height():
     assert _measured(shown, fps=20) == {"codec_motion": pytest.approx(3 / 500), "codec_motion_min": pytest.approx(1.5 / 500)}
 
 
+def test_where_every_sample_falls_on_a_key_frame_the_frames_after_them_count():
+    """Two a second of 20 frames a second are frames 0, 10, 20 and 30: the very ones that are coded whole."""
+    shown = [_frame(None if index % 10 == 0 else [[5.0, 5.0]] if index % 10 == 1 else [[99.0, 99.0]], index) for index in range(40)]
+    assert _measured(shown) == {"codec_motion": pytest.approx(5 / 500), "codec_motion_min": pytest.approx(5 / 500)}
+
+
 def test_a_faster_pan_scores_higher_and_a_still_picture_nearly_nothing(tmp_path):
     fit = fit_for([CodecMotion()])
     still, slow, fast = (_measured(frames(_film(tmp_path / f"{shift}.mp4", shift), fit))["codec_motion"] for shift in (0, 1, 6))
