@@ -66,7 +66,7 @@ def build_tiny(ray_cluster: None, synthetic: Synthetic) -> Callable[..., Summary
 
 @pytest.fixture(scope="session")
 def build_here(synthetic: Synthetic) -> Callable[..., Summary]:
-    """build_here(catalog, **of_request): as `build_tiny`, in this process: for tests of what is made, not of how it is spread. Saves starting nine actors."""
+    """build_here(catalog, **of_request): as `build_tiny`, in this process: for tests of what is made, not of how the work is spread."""
 
     def run(catalog: Path, **changes: object) -> Summary:
         return build(Request(**{"source": synthetic, "catalog": str(catalog), "recipe": recipe("tiny"), **changes}), runner=in_process)
