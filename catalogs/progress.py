@@ -153,8 +153,10 @@ def _products(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> Iterat
 
 
 def _product(connection: duckdb.DuckDBPyConnection, table: str, product: str, step: str, settings: Sequence[Mapping[str, Any]]) -> Stage:
-    rejects = ["false", *(reject for each in settings for reject in _too_short(each)), *(["not captioned"] if table == "masks" else [])]
     texts = any(column.name == "text_sha256" for column in TABLES[table].columns)
+    # What is made of a caption outside `texts` (masks, keywords) is not made without one; a text embedding then is that of ''.
+    of_captions = texts and table != "texts" and _row(connection, f"select count(text_sha256) from {table} where product = {literal(product)}") > (0,)
+    rejects = ["false", *(reject for each in settings for reject in _too_short(each)), *(["not captioned"] if of_captions else [])]
     fresh = f"from {table} as made where product = {literal(product)}"
     if texts:
         fresh = (

@@ -69,6 +69,18 @@ def test_a_changed_caption_makes_its_embedding_work_to_do(filled: Catalog) -> No
     assert _stage(filled, "t5") == (2, 2, 0, 0, 0)
 
 
+def test_a_clip_without_caption_is_rejected_for_what_is_made_of_captions_and_not_for_text_embeddings(filled: Catalog) -> None:
+    filled.append({"clips": [clip("c")]})
+    digest = filled.claim("keywords", {"of": "captions"}, step="keywords")
+    place = filled.read("texts").to_pylist()[0]
+    rows = [text_row(name, place["file"], place["row_group"], digest, caption(name, "words"), product="keywords") for name in ("a", "b")]
+    for row in rows:
+        del row["length"]
+    filled.append({"captions": [caption(name, "words") for name in ("a", "b")], "features": rows})
+    assert _stage(filled, "keywords") == (3, 2, 0, 1, 0)
+    assert _stage(filled, "t5")[3:] == (0, 3), "the text '' can be embedded"
+
+
 def test_an_empty_catalog_has_a_status(empty: Catalog) -> None:
     found = status(empty)
     assert (found.videos, found.clips, found.hours) == (0, 0, 0.0)
