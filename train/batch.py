@@ -22,6 +22,8 @@ class Reads:
     """HunyuanVideo's pooled CLIP-L text vector."""
     first: int = 0
     """Pixel frames of the first-frames latent (CogVideoX-I2V: 1; FCA: 1 or 2); 0 for none."""
+    noised: int = 0
+    """Latents of noised first frames that are stored per clip, of which a training step takes one as `first`; 0 for none."""
     condition: bool = False
     """The image-condition latent of Wan-I2V and HunyuanVideo's latent_concat."""
     image_tokens: str | None = None

@@ -24,6 +24,7 @@ import torch
 
 from catalogs.store import Catalog
 from train.backbones import family
+from train.batch import Reads
 from train.checkpoint import Stamp, newest, read_stamp, refuse
 from train.export import CARD, TRANSFORMER, read_card
 from train.record import METRICS, read_metrics
@@ -73,7 +74,10 @@ def trained_weights(weights: str, backbone: str) -> str:
 def shared_index(run: Run, facts: backbones.Backbone, catalog: str | None, folder: Path, world: World, *, resume: bool) -> Index:
     """What the run reads: resolved by rank 0 and kept in the run's folder, read there by everybody; a resumed run asks no query."""
     if resume:
-        return _of_this_catalog(Index.load(folder / INDEX), catalog)
+        index = _of_this_catalog(Index.load(folder / INDEX), catalog)
+        if (begun := index.reads.noised) != run.draws.noised_first:
+            raise CallError(f"--resume: the run began with draws.noised_first={begun}. Type --set draws.noised_first={begun}, or give another --out")
+        return index
     world.first_alone(lambda: _resolve(run, facts, catalog or "catalog", folder))
     return Index.load(folder / INDEX)
 
@@ -81,13 +85,22 @@ def shared_index(run: Run, facts: backbones.Backbone, catalog: str | None, folde
 def _resolve(run: Run, facts: backbones.Backbone, catalog: str, folder: Path) -> None:
     from train.index import build_index
 
-    reads = run.method.reads(facts) | family(facts).needs(facts)
+    reads = _reads(run, facts)
     index = build_index(Catalog.open(catalog), facts, reads, where=run.where, product=run.product, method=run.method.name, caption=run.caption)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace(index, catalog=anywhere(catalog)).save(folder / INDEX)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}). Give an --out that can") from error
+
+
+def _reads(run: Run, facts: backbones.Backbone) -> Reads:
+    """What method, backbone and draws want together. Raises CallError for noised first frames where no single first frame is read."""
+    reads = run.method.reads(facts) | family(facts).needs(facts)
+    if run.draws.noised_first and reads.first != 1:
+        what = "reads no first-frame latent" if not reads.first else f"reads latents of the first {reads.first} frames"
+        raise CallError(f"draws.noised_first={run.draws.noised_first}: train.{run.method.name} on {facts.name} {what}. Type --set draws.noised_first=0")
+    return replace(reads, noised=run.draws.noised_first)
 
 
 def _of_this_catalog(index: Index, catalog: str | None) -> Index:

@@ -7,7 +7,7 @@ Exercised by `pytest tests/train/test_data.py`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -22,6 +22,7 @@ from train import order
 from train.ahead import ahead
 from train.batch import Batch, Side
 from train.cells import CellReader, Place
+from train.draws import DEFAULT, Draws
 from train.method import Objective
 from train.objective import normal, seed_of, uniform
 from train.samples import Index
@@ -93,11 +94,12 @@ class Loader:
         ranks: int = 1,
         references: int | None = None,
         caption_drop: float = 0.0,
+        draws: Draws = DEFAULT,
         checksums: bool = False,
         prefetch: int = 2,
         pin: bool = False,
     ) -> None:
-        """`references` per sample, None for what the index was made for; `checksums`: page checksums are verified in epoch 0.
+        """`references` per sample, None for what the index was made for; `draws`: what training steps draw; `checksums`: page checksums are verified in epoch 0.
 
         Raises CallError when the numbers do not fit the index, CatalogDamaged when a tensor file is gone or has
         another size than when the index was made.
@@ -112,7 +114,7 @@ class Loader:
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
         self._reader = CellReader(Catalog.open(index.catalog))
         self._reader.check_sizes(index.files)
-        self._sides = Sides(index, facts, self._reader, pin=pin)
+        self._sides = Sides(index, facts, self._reader, draws=draws, pin=pin)
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -206,8 +208,12 @@ class Loader:
         target = self.index.samples.target(slot.sample)
         seed = seed_of(self.seed, step, slot.number, self.index.clip_ids[target])
         dropped = self.index.reads.text and uniform(seed, "caption") < self.caption_drop
-        made = _prompted(self.index.constant("empty")) if dropped else _own
-        return _Picked(target=made(target), references=tuple(map(made, self._chosen(slot.sample, epoch))), weight=slot.weight, seed=seed)
+        empty = self.index.constant("empty")
+
+        def picked(clip: int) -> Pick:
+            return Pick(clip=clip, text=empty if dropped else clip, draw=seed)
+
+        return _Picked(target=picked(target), references=tuple(map(picked, self._chosen(slot.sample, epoch))), weight=slot.weight, seed=seed)
 
     def _chosen(self, sample: int, epoch: int) -> list[int]:
         """A sample's references in an epoch."""
@@ -275,11 +281,6 @@ class Loader:
 def _own(clip: int) -> Pick:
     """A clip with its own caption."""
     return Pick(clip=clip, text=clip)
-
-
-def _prompted(text: int) -> Callable[[int], Pick]:
-    """Clips with another text."""
-    return lambda clip: Pick(clip=clip, text=text)
 
 
 def _check_call(index: Index, facts: Backbone, global_batch: int, micro_batch: int, rank: int, ranks: int, references: int | None) -> None:

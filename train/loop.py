@@ -289,6 +289,7 @@ def _loader(run: Run, index: Index, backbone: Backbone, layout: Layout) -> Loade
         ranks=layout.data_ranks,
         references=run.method.reads(backbone.facts).references,
         caption_drop=run.method.caption_drop,
+        draws=run.draws,
         checksums=run.checksums,
         pin=layout.world.device.type == "cuda",
     )

@@ -31,6 +31,8 @@ class Wants:
     """The encoder that makes it."""
     captioned: bool = False
     """Made of a caption, and not at all for a clip without one."""
+    needs: str = ""
+    """The setting of that encoder without which it is not made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ def wanted_products(facts: Backbone, reads: Reads, video: str, grid: Grid) -> tu
     found = [Wants(role="video", name=video, table="latents", step="vae")]
     if reads.first:
         found.append(Wants(role="first", name=_first(facts, reads.first, grid), table="latents", step="vae_first"))
+    if reads.noised:
+        found.append(Wants(role="noised", name=f"{_first(facts, 1, grid)}-noised{reads.noised}", table="latents", step="vae_first", needs=f"vae_first.noised={reads.noised}"))
     if reads.condition:
         found.append(Wants(role="condition", name=_condition(facts, grid), table="latents", step="vae_condition"))
     if reads.text:
@@ -116,7 +120,7 @@ def settings_of(catalog: Catalog, wants: Wants, grid: Grid, facts: Backbone, met
     if settings is None:
         raise CallError(
             f"train.{method} on {facts.name} reads {wants.name} ({wants.role}), and {catalog.shown} has none. "
-            f"Make it with a recipe that has {wants.step}: {built(catalog, facts)}"
+            f"Make it with a recipe that has {wants.step}{f' and {wants.needs}' if wants.needs else ''}: {built(catalog, facts)}"
         )
     if settings.get("resize", grid.resize) != grid.resize:
         raise CallError(

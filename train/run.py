@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from train.blocks import Blocks
 from train.checkpoint import Checkpoints
+from train.draws import Draws
 from train.evaluate import Evaluation
 from train.method import Method
 from train.optimizer import Optimizer
@@ -63,6 +64,7 @@ class Run:
     """Arithmetic of the forward and backward pass; auto: bf16 on a GPU, f32 on a CPU. What is trained is kept in float32."""
     checksums: bool = False
     """Check the page checksums of every tensor in the first epoch (reading takes about three times as long)."""
+    draws: Draws = field(default_factory=Draws)
     optimizer: Optimizer = field(default_factory=Optimizer)
     blocks: Blocks = field(default_factory=Blocks)
     parallel: Parallel = field(default_factory=Parallel)
@@ -106,5 +108,14 @@ class Run:
             raise CallError(f"{where}: is no run of this version of the program ({error}). Use the version that began it, or give another --out") from error
 
 
-_PARTS = {"optimizer": Optimizer, "blocks": Blocks, "parallel": Parallel, "evaluation": Evaluation, "checkpoints": Checkpoints, "samples": Samples, "logging": Logging}
+_PARTS = {
+    "draws": Draws,
+    "optimizer": Optimizer,
+    "blocks": Blocks,
+    "parallel": Parallel,
+    "evaluation": Evaluation,
+    "checkpoints": Checkpoints,
+    "samples": Samples,
+    "logging": Logging,
+}
 """Field of a run -> what it holds."""

@@ -26,7 +26,7 @@ from train.batch import Reads
 from train.cells import Place
 from vapdata.errors import CallError, RunError
 
-VERSION = 1
+VERSION = 2
 CONSTANTS = ("empty", "negative")
 """The prompts that belong to no clip; they have the numbers behind the last clip's."""
 
@@ -86,7 +86,7 @@ class Index:
     """Whose text is read, captioner/role, where it was asked for."""
     reads: Reads
     channels: int
-    """Latent channels; a stored log-variance lies behind them and is not read."""
+    """Latent channels; a stored log-variance lies behind them."""
     products: tuple[Product, ...]
     generation: str | None
     """Of the pairs; None without pairs."""

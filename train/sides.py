@@ -16,6 +16,7 @@ from torch import Tensor
 
 from train.batch import Side
 from train.cells import CellReader, Place, remedy
+from train.draws import DEFAULT, Draws, noised, posterior
 from train.samples import Index
 from vapdata.backbones import Backbone, VaeFacts
 from vapdata.errors import CallError, CatalogDamaged
@@ -26,6 +27,8 @@ MASKED = ("text", "words")
 """Those padded with rows that are no tokens: a field `ROLE_mask` says which are."""
 KEYWORDS = ("keyword_maps", "keyword_anchors", "keyword_spans")
 """Roles about the words of a clip's own caption: of as many rows as it has keywords, of none when it is given another text."""
+NOISED = "noised"
+"""The role of noised first frames: another source of `first`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +39,16 @@ class Pick:
     """Its number in the index."""
     text: int
     """The number of the clip, or of the constant, whose text it is given."""
+    draw: int | None = None
+    """The seed of what is drawn of its tensors (see `train.draws`); None: means, and the clean first frame."""
 
 
 class Sides:
     """Makes sides of clips by number."""
 
-    def __init__(self, index: Index, facts: Backbone, reader: CellReader, *, pin: bool = False) -> None:
-        """`pin`: batches lie in page-locked memory, from which a GPU copies without waiting."""
-        self.index, self.facts, self.reader, self.pin = index, facts, reader, pin
+    def __init__(self, index: Index, facts: Backbone, reader: CellReader, *, draws: Draws = DEFAULT, pin: bool = False) -> None:
+        """`draws`: what is drawn for picks that have a seed; `pin`: batches lie in page-locked memory, from which a GPU copies without waiting."""
+        self.index, self.facts, self.reader, self.draws, self.pin = index, facts, reader, draws, pin
         self._fill: Mapping[str, Callable[[list[Tensor], list[Place]], Tensor]] = {
             "video": self._video,
             "first": self._image,
@@ -58,11 +63,12 @@ class Sides:
 
     def places(self, pick: Pick) -> Iterator[Place]:
         """Everything that is read for one clip."""
-        return (self._place(each.role, pick) for each in self.index.products if each.role not in KEYWORDS or pick.text == pick.clip)
+        roles = (each.role for each in self.index.products if each.role != NOISED)
+        return (self._place(role, pick) for role in roles if role not in KEYWORDS or pick.text == pick.clip)
 
     def side(self, picks: Sequence[Pick], *, check: bool = False) -> Side:
         """These clips as one side. `check` verifies page checksums. Raises CatalogDamaged that names clip and file."""
-        found: dict[str, Any] = {each.role: self._made(each.role, picks, check) for each in self.index.products if each.role not in KEYWORDS}
+        found: dict[str, Any] = {each.role: self._made(each.role, picks, check) for each in self.index.products if each.role not in (*KEYWORDS, NOISED)}
         found |= self._masks(found, picks)
         if self.index.reads.empty:
             found["empty"] = self.prompt("empty", len(picks))["text"]
@@ -124,11 +130,24 @@ class Sides:
         return made
 
     def _place(self, role: str, pick: Pick) -> Place:
-        return self.index.place(role, pick.text if role in TEXTS else pick.clip)
+        stored = NOISED if role == "first" and pick.draw is not None and self.index.reads.noised else role
+        return self.index.place(stored, pick.text if role in TEXTS else pick.clip)
 
     def _made(self, role: str, picks: Sequence[Pick], check: bool) -> Tensor:
         places = [self._place(role, pick) for pick in picks]
-        return self._fill[role](self.reader.read(places, check=check), places)
+        raw = self.reader.read(places, check=check)
+        if role in ("video", "first"):
+            raw = [self._drawn(role, each, pick) for each, pick in zip(raw, picks, strict=True)]
+        return self._fill[role](raw, places)
+
+    def _drawn(self, role: str, raw: Tensor, pick: Pick) -> Tensor:
+        """What this pick is given of a stored tensor: the mean of a posterior, or what is drawn."""
+        clip_id = self.index.clip_ids[pick.clip]
+        if role == "first":
+            return noised(raw, pick.draw, clip_id) if pick.draw is not None and self.index.reads.noised else raw
+        if pick.draw is None or not self.draws.posterior or len(raw) == self.index.channels:
+            return raw[: self.index.channels]
+        return posterior(raw, pick.draw, clip_id)
 
     def _video(self, raw: list[Tensor], places: list[Place]) -> Tensor:
         return self._latents(raw, places, self.facts.vae.scaling_factor)
@@ -137,7 +156,7 @@ class Sides:
         return self._latents(raw, places, self.facts.vae.image_scaling_factor)
 
     def _latents(self, raw: list[Tensor], places: list[Place], factor: float) -> Tensor:
-        """The mean of each posterior, scaled; a log-variance behind it is not read."""
+        """Latents, scaled; of image latents the means."""
         channels = self.index.channels
         made = self._empty((len(raw), channels, *raw[0].shape[1:]), torch.float32)
         for out, latent, place in zip(made, raw, places, strict=True):

@@ -48,6 +48,7 @@ def hand_made(
     *,
     pairs: Sequence[tuple[str, str, str]] = (),
     logvar: bool = False,
+    noised: int = 0,
     grid: str = "9x32x32",
     wide: bool = False,
 ) -> Catalog:
@@ -88,6 +89,10 @@ def hand_made(
         texts(f"{vae.removesuffix('-vae')}-clip-l-pooled", lambda hand: (pooled,)),
         Tensors(table="features", name="tiny-clip-h14-tokens-crop-32x32", settings={**GRID, "tower": "wan"}, dtype="bf16", arrays=tokens, columns={}),
     ]
+    if noised:
+        copies = [(hand, drawn(noised, 16, 1, *hand.shape[2:])) for hand in hands]
+        name, kind = f"{vae}-first1-32x32-noised{noised}", {"kind": "noised"}
+        made.append(Tensors(table="latents", name=name, settings={**GRID, **kind}, dtype="bf16", arrays=copies, columns={**law, **kind}))
     if facts.family != "cogvideox":
         made += keywords(hands, drawn, anchor, f"{'tiny-clip-xlm' if facts.tiny else 'clip-xlm-h14'}-keywords", "-llava-i4" if hunyuan else "")
     with catalog.lock("hand"):

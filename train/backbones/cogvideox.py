@@ -8,7 +8,7 @@ and head give the stock forward bit for bit. Exercised by `pytest tests/train/ba
 One thing of the I2V training cannot be had from stored latents: the official trainer adds noise of deviation
 exp(N(-3, 0.5)) to the first frame's pixels before the VAE, anew at every step (and drops the image altogether for 5 in
 100 samples). Here a stored latent is used, that of the clean frame by default; a frozen backbone has the augmentation
-behind it. `VaeFirst(noised=K)` stores K latents of noised frames per clip for a loader to choose from.
+behind it. `VaeFirst(noised=K)` stores K latents of noised frames per clip, of which `draws.noised_first=K` takes one per step.
 
 Shapes: B batch, C channels, T latent frames, H W latent rows and columns, L video tokens, M text rows, D width, h heads,
 d head dim, S = M + L with the text first.
