@@ -56,6 +56,10 @@ class Files(Protocol):
         """Creates or replaces a small file."""
         ...
 
+    def put(self, path: str, source: str | os.PathLike[str]) -> None:
+        """Creates or replaces a file by a finished one of this machine."""
+        ...
+
     def names(self, folder: str) -> list[str]:
         """Sorted names of the files (not folders) in a folder; none when it is absent."""
         ...
@@ -184,6 +188,11 @@ class LocalFiles:
         """Creates or replaces a small file."""
         self.write(path, lambda file: file.write(data), durable=durable)
 
+    def put(self, path: str, source: str | os.PathLike[str]) -> None:
+        """Creates or replaces a file by a finished one of this machine."""
+        with open(source, "rb") as file:
+            self.write(path, lambda out: shutil.copyfileobj(file, out, _COPY_BYTES))
+
     def names(self, folder: str) -> list[str]:
         """Sorted names of the files in a folder."""
         try:
@@ -288,22 +297,19 @@ class ObjectFiles:
         Closing an upload stream after an exception completes the upload, so `fill` never sees that stream,
         and what a broken connection may leave is removed.
         """
-        target = self.address(path)
-        with plainly("writing", target), tempfile.TemporaryFile() as file:
+        with plainly("writing", self.address(path)), tempfile.TemporaryFile() as file:
             fill(file)
             file.seek(0)
-            try:
-                with self.system.open_output_stream(target) as stream:
-                    while chunk := file.read(_COPY_BYTES):
-                        stream.write(chunk)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    self.system.delete_file(target)
-                raise
+            self._upload(file, path)
 
     def write_bytes(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Creates or replaces a small file."""
         self.write(path, lambda file: file.write(data), durable=durable)
+
+    def put(self, path: str, source: str | os.PathLike[str]) -> None:
+        """Creates or replaces a file by a finished one of this machine."""
+        with open(source, "rb") as file:
+            self._upload(file, path)
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the objects directly in a folder."""
@@ -354,6 +360,18 @@ class ObjectFiles:
         """The object, read by ranges."""
         with plainly("reading", self.address(path)):
             return self.system.open_input_file(self.address(path))
+
+    def _upload(self, file: BinaryIO, path: str) -> None:
+        target = self.address(path)
+        with plainly("writing", target):
+            try:
+                with self.system.open_output_stream(target) as stream:
+                    while chunk := file.read(_COPY_BYTES):
+                        stream.write(chunk)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self.system.delete_file(target)
+                raise
 
     def _info(self, path: str) -> pafs.FileInfo:
         with plainly("reading", self.address(path)):

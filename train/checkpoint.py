@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,6 +54,8 @@ class Checkpoints:
     """Every so many steps one stays for good; 0: none besides the newest."""
     background: bool = True
     """Write while training goes on, from a copy in the CPU's memory."""
+    mirror: str | None = None
+    """Address in an object store that gets a copy of the run, see train/mirror.py; None: none."""
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.keep < 1 or self.keep_every < 0:
@@ -91,8 +93,9 @@ class Saver:
     Making it removes what an earlier run left unfinished.
     """
 
-    def __init__(self, folder: Path, policy: Checkpoints, stamp: Stamp) -> None:
-        self._folder, self._policy, self._stamp = folder / FOLDER, policy, stamp
+    def __init__(self, folder: Path, policy: Checkpoints, stamp: Stamp, then: Callable[[Path], None] | None = None) -> None:
+        """`then` is given each checkpoint that is complete, in the first process, where it is written."""
+        self._folder, self._policy, self._stamp, self._then = folder / FOLDER, policy, stamp, then
         if dist.get_rank() == 0:
             _remove(self._folder.glob(".step-*"))
         # Of its own: the loop's collectives go on in the main thread while a checkpoint's run in another.
@@ -111,7 +114,7 @@ class Saver:
         state = {name: value.contiguous() for name, value in _state(module, optimizer, ema).items()}
         owners, files = _shared_out(state, dist.get_world_size())
         mine = {name: value for name, value in state.items() if owners[name] in (None, dist.get_rank())}
-        writer = _Writer(self._path, files, replace(self._stamp, step=step), self._policy)
+        writer = _Writer(self._path, files, replace(self._stamp, step=step), self._policy, self._then)
         try:
             if self._policy.background and not block:
                 flying = dcp.async_save(_parts(mine), storage_writer=writer, process_group=self._group)
@@ -145,7 +148,7 @@ class Saver:
 
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint of the run in `folder`; None when there is none."""
-    return max(_complete(folder / FOLDER), default=(0, None))[1]
+    return max(complete(folder / FOLDER), default=(0, None))[1]
 
 
 def read_stamp(path: Path) -> Stamp:
@@ -193,9 +196,9 @@ def restore_weights(path: Path, module: nn.Module) -> int:
 class _Writer(dcp.HuggingFaceStorageWriter):
     """Writes into a folder with a dot, and names it when every process is done."""
 
-    def __init__(self, path: Path, files: Mapping[str, int], stamp: Stamp, policy: Checkpoints) -> None:
+    def __init__(self, path: Path, files: Mapping[str, int], stamp: Stamp, policy: Checkpoints, then: Callable[[Path], None] | None) -> None:
         super().__init__(str(_partial(path)), fqn_to_index_mapping=dict(files), save_distributed=True)
-        self._final, self._stamp, self._policy = path, stamp, policy
+        self._final, self._stamp, self._policy, self._then = path, stamp, policy, then
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Called by the first process alone, after all have written: the checkpoint becomes complete, then older ones go."""
@@ -210,6 +213,8 @@ class _Writer(dcp.HuggingFaceStorageWriter):
         partial.rename(self._final)
         _to_disk(self._final.parent)
         _prune(self._final.parent, self._policy)
+        if self._then is not None:
+            self._then(self._final)
 
 
 def _state(module: nn.Module, optimizer: Optimizer, ema: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -330,7 +335,7 @@ def _short(value: str | None) -> str:
     return "none" if value is None else value[:12]
 
 
-def _complete(folder: Path) -> list[tuple[int, Path]]:
+def complete(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of every complete checkpoint, oldest first."""
     named = [(_COMPLETE.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ())]
     return sorted((int(match[1]), path) for match, path in named if match and (path / STAMP).is_file())
@@ -339,7 +344,7 @@ def _complete(folder: Path) -> list[tuple[int, Path]]:
 def _prune(folder: Path, policy: Checkpoints) -> None:
     """Removes what the policy does not keep. A folder loses its name first, so that half of one is never taken for one."""
     gone = []
-    for step, path in _complete(folder)[: -policy.keep]:
+    for step, path in complete(folder)[: -policy.keep]:
         if not policy.keep_every or step % policy.keep_every:
             gone.append(path.rename(_removed(path)))
     _remove([*gone, *folder.glob(".step-*.removed")])

@@ -41,6 +41,7 @@ def command(method: str) -> click.Command:
         click.Option(["--backbone"], help="Backbone whose latents are trained on; left out: the only one the catalog has latents of."),
         click.Option(["--recipe"], help="A named run of train/recipes.py; left out: the method's for this backbone, with --resume the run's own settings."),
         click.Option(["--out"], help=f"The run's folder.  [default: runs/{method}-<time>]"),
+        click.Option(["--mirror"], metavar="ADDRESS", help="s3://bucket/run or the like: gets a copy of every checkpoint; --resume fetches from it what --out lacks."),
         click.Option(["--resume"], is_flag=True, help="Go on from the newest complete checkpoint in --out, with the settings it was begun with."),
         click.Option(["--steps"], type=click.IntRange(1), help="Optimiser steps in all."),
         click.Option(["--global-batch"], type=click.IntRange(1), help="Samples per optimiser step, over all processes."),
@@ -60,7 +61,7 @@ def command(method: str) -> click.Command:
     def run(**given: Any) -> None:
         sys.exit(guarded(lambda: _train(method, given)))
 
-    parts = f"run, {method}, optimizer, blocks, parallel, evaluation, checkpoints, samples, logging"
+    parts = f"run, {method}, draws, optimizer, blocks, parallel, evaluation, checkpoints, samples, logging"
     told = f"Trains {method} from a catalog. Every field of a run can be set: --set part.field=value with the parts {parts}."
     return click.Command(f"train.{method}", params=options, callback=run, help=told, context_settings={"max_content_width": 160, "help_option_names": ["-h", "--help"]})
 
@@ -91,6 +92,7 @@ def _in_workers(method: str, given: dict[str, Any]) -> int:
 
     workers = Workers.of(given["workers"], given["address"], given["restarts"])
     folder = _folder(method, given, time.time())
+    _fetch(given, folder)
     run, weights = _resumed(method, given, folder) if given["resume"] else _begun(method, given)
     _show(run, given, folder, weights)
     finished = fit_on_workers(run, workers, catalog=given["catalog"], folder=folder, resume=given["resume"], weights=weights, device=given["device"])
@@ -107,6 +109,7 @@ def _in_this_process(method: str, given: dict[str, Any]) -> int:
             logging.getLogger().setLevel(logging.WARNING)
         (seconds,) = here.total([time.time() if here.is_first else 0.0])
         folder = _folder(method, given, seconds)
+        here.first_alone(lambda: _fetch(given, folder))
         run, weights = _resumed(method, given, folder) if given["resume"] else _begun(method, given)
         if here.is_first:
             _show(run, given, folder, weights)
@@ -119,12 +122,21 @@ def _in_this_process(method: str, given: dict[str, Any]) -> int:
 def _folder(method: str, given: dict[str, Any], seconds: float) -> Path:
     """The run's folder; every process of a run gives the same, for `seconds` is the first one's clock."""
     if given["out"] and "://" in given["out"]:
-        raise CallError(f"--out {given['out']}: a run lies in a folder that all its machines share, for files there are renamed and appended to. Mount one and name it")
+        why = "a run lies in a folder that all its machines share, for files there are renamed and appended to"
+        raise CallError(f"--out {given['out']}: {why}. Type --out RUN --mirror {given['out']} for a copy there")
     if given["out"]:
         return Path(given["out"])
     if given["resume"]:
         raise CallError(f"--resume: of which run? Give its folder: python -m train.{method} --resume --out RUN")
     return Path("runs") / f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(seconds))}"
+
+
+def _fetch(given: dict[str, Any], folder: Path) -> None:
+    """Brings a run that is gone from this machine back from its mirror."""
+    if given["resume"] and given["mirror"]:
+        from train.mirror import Mirror
+
+        Mirror(given["mirror"]).fetch(folder)
 
 
 def _begun(method: str, given: dict[str, Any]) -> tuple["Run", str | None]:
@@ -156,6 +168,8 @@ def _changed(run: "Run", given: dict[str, Any]) -> "Run":
     """The run with what the call says about it."""
     changes = {name: given[name] for name in ("steps", "global_batch", "micro_batch", "seed", "where", "product") if given[name] is not None}
     rate = [f"optimizer.lr={given['lr']}"] if given["lr"] is not None else []
+    if given["mirror"]:
+        changes["checkpoints"] = dataclasses.replace(run.checkpoints, mirror=given["mirror"])
     return dataclasses.replace(run, **changes).changed([*rate, *given["settings"]])
 
 

@@ -27,6 +27,7 @@ from train.data import Loader, Step
 from train.evaluate import Evaluator
 from train.export import Card, export, export_backbone, fingerprint
 from train.method import Backbone
+from train.mirror import Mirror
 from train.optimizer import average, averages, set_rate, trained
 from train.parallel import Layout, clip
 from train.rank_log import RankLog, rank_log
@@ -70,25 +71,33 @@ def fit(run: Run, *, catalog: str | None, folder: Path, world: World, resume: bo
     begin.check_folder(folder, resume=resume)
     beside = begin.trained_weights(weights, facts.name) if weights else None
     index = begin.shared_index(run, facts, catalog, folder, world, resume=resume)
+    mirror = Mirror(run.checkpoints.mirror) if run.checkpoints.mirror else None
+    if mirror and not resume:
+        world.first_alone(lambda: mirror.begin(folder))
     start = begin.resumed_at(run, index, folder, world) if resume else 0
     if resume and begin.is_finished(run, folder, start) and (rows := begin.evaluations(folder)):
+        if mirror:
+            world.first_alone(lambda: mirror.finish(folder))
         return Finished(step=start, stopped=False, first=rows[0], last=rows[-1], export=folder / EXPORT, already=True)
     dtype = begin.compute_dtype(run, world.device)
     backbone = load_backbone(facts, dtype=dtype, device=world.device, folder=beside)
-    trainer = _Trainer(run, index, backbone, folder, world, dtype)
+    trainer = _Trainer(run, index, backbone, folder, world, dtype, mirror)
     with contextlib.closing(trainer):
         if start:
             trainer.restore()
         world.first_alone(lambda: begin.keep_config(run, index, folder, weights=beside, met=trainer.met(), resumed=start if resume else None))
         with Recorder(folder, run.logging, steps=run.steps, writes=world.is_first) as recorder, rank_log(folder, world) as own, asked_to_stop(folder) as asked:
             recorder.continue_from(start or -1)
-            return trainer.train(recorder, own, asked, start)
+            finished = trainer.train(recorder, own, asked, start)
+    if mirror:
+        world.first_alone(lambda: mirror.finish(folder))
+    return finished
 
 
 class _Trainer:
     """One run's state: the method's module, its optimiser and averages, the loader, the evaluator, the checkpoints."""
 
-    def __init__(self, run: Run, index: Index, backbone: Backbone, folder: Path, world: World, dtype: torch.dtype) -> None:
+    def __init__(self, run: Run, index: Index, backbone: Backbone, folder: Path, world: World, dtype: torch.dtype, mirror: Mirror | None) -> None:
         self.run, self.index, self.folder, self.world, self.dtype = run, index, folder, world, dtype
         self.layout = run.parallel.over(world)
         self.loader = _loader(run, index, backbone, self.layout)
@@ -107,7 +116,7 @@ class _Trainer:
         self.optimizer = run.optimizer.build(self.parameters)
         self.ema = averages(self.module) if run.optimizer.ema else None
         self.evaluator = Evaluator(run.evaluation, self.asked, self.loader, backbone.objective, self.layout, seed=run.seed, folder=folder)
-        self.saver = Saver(folder, run.checkpoints, self.stamp)
+        self.saver = Saver(folder, run.checkpoints, self.stamp, then=mirror.keep if mirror else None)
 
     def close(self) -> None:
         """Lets the catalog's files go."""
