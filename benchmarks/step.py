@@ -43,12 +43,14 @@ from vapdata import backbones
 
 METHODS: dict[str, tuple[str, ...]] = {
     "full": ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan"),
-    "vap": ("tiny-cogvideox", "tiny-wan"),
+    "vap": ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan"),
     "fca": ("tiny-cogvideox",),
-    "ssg": ("tiny-cogvideox", "tiny-wan"),
+    "ssg": ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan"),
     "fg": ("tiny-wan", "tiny-hunyuan"),
 }
 """Method -> tiny backbones that it is measured on."""
+SETTINGS: dict[tuple[str, str], tuple[str, ...]] = {("vap", "tiny-hunyuan"): ("vap.expert_layers=all", "vap.ref_timestep=target")}
+"""What has no default there, for nothing was released: an expert beside every block."""
 
 
 def catalog_of(folder: Path, backbone: str) -> str:
@@ -127,7 +129,7 @@ def bare_seconds(run: Run, catalog: str, *, update: bool, alone: bool = False) -
 def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, batch: int, folder: Path) -> list[tuple[str, str]]:
     """Rows of one method."""
     run = replace(
-        recipe(None, method, backbone),
+        recipe(None, method, backbone).changed(SETTINGS.get((method, backbone), ())),
         steps=steps,
         global_batch=batch,
         micro_batch=batch,

@@ -40,7 +40,8 @@ def tiny_wan() -> Recipe:
 
 def tiny_hunyuan() -> Recipe:
     """Small clips for the embedded HunyuanVideo-class models, image-to-video: 9 frames of 96 x 160, CPU, no network."""
-    return hunyuan_i2v("tiny-hunyuan", TINY_GRID, (Keywords(backbone="tiny-hunyuan", sampling=TINY_GRID),))
+    grid: dict[str, Any] = {"backbone": "tiny-hunyuan", "sampling": TINY_GRID}
+    return hunyuan_i2v("tiny-hunyuan", TINY_GRID, (ClipMask(**grid), Keywords(**grid)))
 
 
 def cogvideox_2b() -> Recipe:

@@ -4,7 +4,7 @@
 
 Counted, on a model that has shapes and no contents: every weight, gradient and optimiser state, and every tensor that one
 forward pass keeps for the backward pass. Assumed: what the rest takes (`OTHER_GIB`, `WORKING`), and the share of the peak
-that is reached (`--mfu`): no GPU has been measured here. Needs neither weights nor a catalog. Exercised by `pytest tests/train/test_plan.py`.
+that is reached (`--mfu`): no GPU has been measured here. Needs neither weights nor a catalog, but for SSG-DiT's CLIP. Exercised by `pytest tests/train/test_plan.py`.
 """
 
 import dataclasses
@@ -38,6 +38,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "and in the CPU's memory": {"shard": 0, "replicate_backbone": False, "sequence": 8, "offload": True},
 }
 """Ways to share a run out, with the settings of `parallel` that make them."""
+ALONE: dict[str, dict[str, Any]] = {
+    "the GPU holds all": {},
+    "own weights in the CPU's memory": {"shard": 0, "offload": True},
+    "and frozen blocks there": {"shard": 0, "replicate_backbone": False, "offload": True},
+}
+"""The ways of one GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +112,11 @@ def table(run: "Run", cost: "Cost", gpus: int, memory_gib: float, mfu: float, pe
     ]
     fitting: list[tuple[str, dict[str, Any]]] = []
     seen: set[Any] = set()
-    for name, settings in _ways(run):
+    for name, settings in _ways(run, gpus):
         parallel = dataclasses.replace(run.parallel, **settings)
-        resolved = dataclasses.replace(parallel, shard=min(parallel.shard or gpus, gpus)) if gpus > 1 or parallel.shard == 1 else None
+        resolved = parallel if gpus == 1 else dataclasses.replace(parallel, shard=min(parallel.shard or gpus, gpus))
         try:
-            if resolved is None:
-                raise CallError("there is one GPU alone")
-            if resolved in seen or (resolved.shard == 1 and settings.get("shard", 1) != 1):
+            if resolved in seen:
                 continue
             seen.add(resolved)
             held = memory(cost, resolved, gpus, average=bool(run.optimizer.ema))
@@ -125,11 +129,13 @@ def table(run: "Run", cost: "Cost", gpus: int, memory_gib: float, mfu: float, pe
     return [*lines, "", *_verdict(run, cost, gpus, mfu, peak_tflops, fitting)]
 
 
-def _ways(run: "Run") -> Sequence[tuple[str, dict[str, Any]]]:
+def _ways(run: "Run", gpus: int) -> Sequence[tuple[str, dict[str, Any]]]:
     """All ways; the call's own alone where it names one."""
     from train.parallel import Parallel
 
-    return [*WAYS.items()] if run.parallel == Parallel() else [("as it was asked for", {})]
+    if run.parallel != Parallel():
+        return [("as it was asked for", {})]
+    return [*(ALONE if gpus == 1 else WAYS).items()]
 
 
 def _line(name: str, held: Memory, memory_gib: float) -> str:

@@ -13,7 +13,7 @@ from train.blocks import Blocks
 from train.flops import per_sample
 from train.method import unwrapped
 from train.parallel import Parallel
-from train.plan import GIB, command, memory
+from train.plan import ALONE, GIB, command, memory, table
 from train.recipes import recipe
 from train.shadow import Cost, _batch, cost_of
 from vapdata import backbones
@@ -70,6 +70,15 @@ def test_what_each_way_holds_is_the_sum_by_hand() -> None:
     assert all_split.gathers / GIB == pytest.approx(2 * (2.5 / 8 + 0.25) + 1 + 0.25, abs=1e-6)
     away = memory(COST, Parallel(shard=0, offload=True), 8)
     assert (away.own, away.gradients, away.state) == (0, 0, 0) and away.host == 6.5 * GIB and away.frozen == 11 * GIB
+
+
+def test_one_gpu_is_offered_the_memory_of_its_cpu_and_many_are_not_told_the_same_way_twice() -> None:
+    run = recipe(None, "vap", "tiny-cogvideox")
+    alone, two = (table(run, COST, gpus, 80, 0.35, 989) for gpus in (1, 2))
+    names = [line[:40].strip() for line in alone[4:-3]]
+    assert names == [*ALONE] and ["no" in line[90:] for line in alone[4:-3]] == [True, False, False], alone
+    assert alone[-2] == "First that fits: own weights in the CPU's memory: --set parallel.shard=0 --set parallel.offload=true"
+    assert "split in groups of 8" in "".join(two) and "split over all" not in "".join(two), two
 
 
 @pytest.mark.parametrize(("parallel", "says"), [(Parallel(shard=3), "parallel.shard=3: 8 GPUs"), (Parallel(sequence=16), "parallel.sequence=16: 8 GPUs")])
