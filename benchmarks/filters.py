@@ -18,6 +18,7 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import av
@@ -26,11 +27,11 @@ import cv2
 from benchmarks.ledger import append_row
 from pipelines.recipe import Recipe
 from vapdata import video
-from vapdata.clip import Clip, Video
+from vapdata.clip import Clip, Sample, Video
 from vapdata.filters import FILTERS
 from vapdata.registry import load
 from vapdata.scan import Scanner, fit_for, measure
-from vapdata.step import Filter
+from vapdata.step import Filter, Judge
 from vapdata.vectors import patch_lengths
 from vapdata.video import Fit, Frame, frames, probe
 
@@ -77,6 +78,24 @@ def alone(step: Filter) -> Callable[[Path], None]:
     return run
 
 
+def looking(step: Judge) -> Callable[[Path], None]:
+    """A step that is shown a few frames of a clip: what `vapdata backfill` does for it."""
+    opened = step.open("cpu")
+
+    def run(path: Path) -> None:
+        seconds = lasts(path)
+        (shown,) = video.look(path, 0.0, seconds, [step.look])
+        opened.judge([Sample(clip_id=path.name, frames=shown, times_s=tuple(step.look.times(seconds)))])
+
+    return run
+
+
+@cache
+def lasts(path: Path) -> float:
+    """Seconds of the clip, by its frames: its container need not know."""
+    return max(frame.time_s for frame in frames(path, Fit(long_side=16))) + 1e-3
+
+
 def default_chain() -> Callable[[Path], None]:
     """The scan of a build: cuts, the recipes' filters, thumbnails."""
     fields = Recipe.__dataclass_fields__
@@ -97,7 +116,7 @@ def ways() -> dict[str, Callable[[Path], None]]:
         "bare decode": bare,
         "the default chain": default_chain(),
         "decode and scale to 320": alone(load(FILTERS, "brightness", "filter")(fps=1e-3)),
-        **{name: alone(step) for name, step in single.items() if step.fps > 0},
+        **{name: looking(step) if hasattr(step, "look") else alone(step) for name, step in single.items() if hasattr(step, "look") or step.fps > 0},
     }
 
 
@@ -107,6 +126,7 @@ def measured(paths: Sequence[Path]) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     opened = ways()
     for path in paths:
+        lasts(path)
         for name, way in opened.items():
             began = time.process_time()
             way(path)
