@@ -21,11 +21,12 @@ def patch_lengths(picture: av.VideoFrame) -> Float[np.ndarray, "rows columns"] |
     if data is None:
         return None
     vectors = data.to_ndarray()
-    scale = np.maximum(vectors["motion_scale"], 1)
-    lengths = np.hypot(vectors["motion_x"] / scale, vectors["motion_y"] / scale)
     rows, columns = -(-picture.height // PATCH), -(-picture.width // PATCH)
-    row = np.clip(vectors["dst_y"].astype(np.int64) * rows // picture.height, 0, rows - 1)
-    column = np.clip(vectors["dst_x"].astype(np.int64) * columns // picture.width, 0, columns - 1)
-    area = vectors["w"].astype(np.float64) * vectors["h"]
+    # Thousands of vectors a frame: 32 bits are exact for what a codec writes, and half the time of 64.
+    motion = np.hypot(vectors["motion_x"].astype(np.float32), vectors["motion_y"].astype(np.float32))
+    lengths = motion / np.maximum(vectors["motion_scale"], 1).astype(np.float32)
+    row = (vectors["dst_y"].astype(np.int32) * rows // picture.height).clip(0, rows - 1)
+    column = (vectors["dst_x"].astype(np.int32) * columns // picture.width).clip(0, columns - 1)
+    area = vectors["w"].astype(np.float32) * vectors["h"]
     covered, total = (np.bincount(row * columns + column, each, rows * columns).reshape(rows, columns) for each in (area, area * lengths))
     return total / np.maximum(covered, picture.height * picture.width / (rows * columns))
