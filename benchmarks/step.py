@@ -4,20 +4,24 @@
 
 Builds catalogs of miniature clips and pairs, then alternates: a real run of the loop (loader, clipping, AdamW, metrics;
 evaluation and checkpoints only at its ends), forward + backward + AdamW in a plain `for`, forward + backward alone, and
-the frozen backbone's own
-forward and backward (to its input) without a method, on the same batches. Prints medians of the steps' wall seconds and their ratios, with
-trained weights and peak memory, and appends dated rows to `benchmarks/RESULTS.md`. On a GPU give a real size by
+the frozen backbone's own forward and backward (to its input) without a method, on the same batches. Prints medians of the
+steps' wall seconds and their ratios, with trained weights and peak memory; of the loop also what its steps take over the
+forward, backward and AdamW within them. Appends dated rows to `benchmarks/RESULTS.md`. On a GPU give a real size by
 `--catalog` and `--backbone`.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -32,7 +36,7 @@ from train.data import Loader
 from train.evaluate import Evaluation
 from train.flops import per_sample
 from train.index import build_index
-from train.loop import fit
+from train.loop import _Trainer, fit
 from train.method import Backbone
 from train.optimizer import trained
 from train.recipes import recipe
@@ -71,12 +75,34 @@ def catalog_of(folder: Path, backbone: str) -> str:
     return str(catalog)
 
 
-def loop_seconds(run: Run, catalog: str, folder: Path) -> list[float]:
-    """Wall seconds of each step of a real run but the first two."""
-    with world() as here:
+def loop_seconds(run: Run, catalog: str, folder: Path) -> tuple[list[float], list[float]]:
+    """Wall seconds of each step of a real run but the first two, and what of each is spent in forward, backward and AdamW.
+
+    The second comes from the very same steps: it knows no other load on the machine between two runs.
+    """
+    inside: list[float] = []
+    with world() as here, timed(_Trainer, "_micro", inside), timed(torch.optim.AdamW, "step", inside):
         fit(run, catalog=catalog, folder=folder, world=here)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row["seconds"] for row in rows if "seconds" in row][2:]
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    calls = len(inside) // len(seconds)
+    return seconds[2:], [sum(inside[first : first + calls]) for first in range(0, len(inside), calls)][2:]
+
+
+@contextlib.contextmanager
+def timed(owner: type, name: str, seconds: list[float]) -> Iterator[None]:
+    """Adds the wall seconds of each call of a method to `seconds`."""
+    plain = getattr(owner, name)
+
+    @functools.wraps(plain)
+    def watched(*given: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        made = plain(*given, **named)
+        seconds.append(time.perf_counter() - began)
+        return made
+
+    with mock.patch.object(owner, name, watched):
+        yield
 
 
 class Alone(nn.Module):
@@ -138,22 +164,26 @@ def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, b
         checkpoints=Checkpoints(every=0, background=False),
     )
     taken: dict[str, list[float]] = {"loop": [], "with AdamW": [], "bare": [], "frozen": []}
+    more: list[float] = []
     flops, trained_weights = 0.0, 0
     for turn in range(rounds):
-        taken["loop"] += loop_seconds(run, catalog, folder / f"{method}-{backbone}-{turn}")
+        looped, inside = loop_seconds(run, catalog, folder / f"{method}-{backbone}-{turn}")
+        taken["loop"] += looped
+        more += [whole / part for whole, part in zip(looped, inside, strict=True)]
         taken["frozen"] += bare_seconds(run, catalog, update=False, alone=True)[0]
         taken["with AdamW"] += bare_seconds(run, catalog, update=True)[0]
         seconds, flops, trained_weights = bare_seconds(run, catalog, update=False)
         taken["bare"] += seconds
     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    bare, updated, looped, frozen = middle["bare"], middle["with AdamW"], middle["loop"], middle["frozen"]
+    bare, updated, whole, frozen = middle["bare"], middle["with AdamW"], middle["loop"], middle["frozen"]
     peak = peak_memory_gb(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     what, speed = f"{method} on {backbone}", flops * batch / bare / 1e9
     return [
         (f"{what}: the frozen backbone's own forward + backward", f"{frozen * 1e3:.1f} ms a step of {batch}"),
         (f"{what}, {trained_weights / 1e6:.2f} M trained: bare forward + backward", f"{bare * 1e3:.1f} ms, {bare / frozen:.2f} x frozen, {speed:.1f} GFLOP/s"),
         (f"{what}: the same + AdamW", f"{updated * 1e3:.1f} ms, {updated / bare:.3f} x bare"),
-        (f"{what}: the loop", f"{looped * 1e3:.1f} ms, {looped / bare:.3f} x bare, {looped / updated:.3f} x with AdamW; peak {peak:.2f} GB"),
+        (f"{what}: the loop", f"{whole * 1e3:.1f} ms, {whole / bare:.3f} x bare, {whole / updated:.3f} x with AdamW; peak {peak:.2f} GB"),
+        (f"{what}: the loop, against forward, backward and AdamW within its own steps", f"{statistics.median(more):.4f} x"),
     ]
 
 
