@@ -5,7 +5,7 @@
 Builds catalogs of miniature clips and pairs, then alternates: a real run of the loop (loader, clipping, AdamW, metrics;
 evaluation and checkpoints only at its ends), forward + backward + AdamW in a plain `for`, forward + backward alone, and
 the frozen backbone's own forward and backward (to its input) without a method, on the same batches. Prints medians of the
-steps' wall seconds and their ratios, with trained weights and peak memory; of the loop also what its steps take over the
+steps' wall seconds and their ratios, with trained weights and the most memory that a process of its own holds; of the loop also what its steps take over the
 forward, backward and AdamW within them. Appends dated rows to `benchmarks/RESULTS.md`. On a GPU give a real size by
 `--catalog` and `--backbone`.
 """
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import functools
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
@@ -152,6 +153,13 @@ def bare_seconds(run: Run, catalog: str, *, update: bool, alone: bool = False) -
     return taken[2:], cost.flops, sum(each.numel() for each in trained(module).values())
 
 
+def peak(run: Run, catalog: str, alone: bool) -> float:
+    """Most memory in GB of a process that does nothing but three steps, with the method and AdamW or of the frozen backbone `alone`."""
+    torch.set_num_threads(1)
+    bare_seconds(replace(run, steps=3), catalog, update=not alone, alone=alone)
+    return peak_memory_gb(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, batch: int, folder: Path) -> list[tuple[str, str]]:
     """Rows of one method."""
     run = replace(
@@ -176,13 +184,15 @@ def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, b
         taken["bare"] += seconds
     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
     bare, updated, whole, frozen = middle["bare"], middle["with AdamW"], middle["loop"], middle["frozen"]
-    peak = peak_memory_gb(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        held, held_alone = (pool.apply(peak, (run, catalog, alone)) for alone in (False, True))
     what, speed = f"{method} on {backbone}", flops * batch / bare / 1e9
     return [
         (f"{what}: the frozen backbone's own forward + backward", f"{frozen * 1e3:.1f} ms a step of {batch}"),
         (f"{what}, {trained_weights / 1e6:.2f} M trained: bare forward + backward", f"{bare * 1e3:.1f} ms, {bare / frozen:.2f} x frozen, {speed:.1f} GFLOP/s"),
         (f"{what}: the same + AdamW", f"{updated * 1e3:.1f} ms, {updated / bare:.3f} x bare"),
-        (f"{what}: the loop", f"{whole * 1e3:.1f} ms, {whole / bare:.3f} x bare, {whole / updated:.3f} x with AdamW; peak {peak:.2f} GB"),
+        (f"{what}: the loop", f"{whole * 1e3:.1f} ms, {whole / bare:.3f} x bare, {whole / updated:.3f} x with AdamW"),
+        (f"{what}: most memory of a process", f"{held:.2f} GB, {held_alone:.2f} GB for the frozen backbone alone"),
         (f"{what}: the loop, against forward, backward and AdamW within its own steps", f"{statistics.median(more):.4f} x"),
     ]
 

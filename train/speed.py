@@ -3,9 +3,11 @@
 What each number means stands at the head of train/record.py. Exercised by `pytest tests/train/test_loop.py`.
 """
 
+import re
 import resource
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,9 +55,14 @@ class Speed:
         return self._costs[shape]
 
 
+_STATUS = Path("/proc/self/status")
+
+
 def peak_memory_gb(device: torch.device) -> float:
     """GB at the peak: of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if _STATUS.exists():  # Linux: getrusage would count what the parent held when it started this process
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())[0]) * 1024 / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak / 1e6  # bytes there, kibibytes elsewhere
