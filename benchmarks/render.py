@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.ledger import append_row
 from vapdata.conditions.procedural import PROGRAMS
-from vapdata.sources.shapes import Shot, draw, mask
+from vapdata.shapes import Shot, draw, mask
 
 FRAMES = 17
 SMALL = (96, 160)

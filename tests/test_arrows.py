@@ -16,7 +16,7 @@ import pytest
 
 PACKAGES = ("catalogs", "pipelines", "train", "vapdata")
 PLUGIN_FOLDERS = ("sources", "filters", "captioners", "encoders", "conditions")
-PLUGINS_MAY_READ = ("clip", "condition", "device", "step", "video", "backbones", "weights", "scenes", "servers", "errors")
+PLUGINS_MAY_READ = ("clip", "condition", "device", "step", "video", "backbones", "weights", "scenes", "shapes", "servers", "errors")
 SCAN_MAY_READ = ("clip", "step", "video", "errors")
 TOP = ("vapdata.cli", "vapdata.commands")
 """The command line: it sits on top, calls everybody, and nobody imports it."""

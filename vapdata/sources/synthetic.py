@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from vapdata.clip import BadRow, Video, quote, video_id
 from vapdata.errors import CallError, RunError
-from vapdata.sources.shapes import Shot, draw, plan
+from vapdata.shapes import Shot, draw, plan
 from vapdata.video import write
 
 TRUTH = "truth.jsonl"

@@ -9,7 +9,7 @@ import pytest
 
 from vapdata.clip import Sampling
 from vapdata.conditions.subject import subject_of
-from vapdata.sources.shapes import Shot, draw, mask
+from vapdata.shapes import Shot, draw, mask
 from vapdata.video import probe, sample
 
 Source = tuple[np.ndarray, np.ndarray]

@@ -10,7 +10,7 @@ import pytest
 from vapdata.clip import Clip
 from vapdata.errors import CallError, MissingInput
 from vapdata.filters.camera_motion import CameraMotion
-from vapdata.sources.shapes import CAMERAS, Shot, draw
+from vapdata.shapes import CAMERAS, Shot, draw
 
 CLIP = Clip(
     clip_id="d/a", video_id="d/a", source="d", split="train", start_s=0.0, end_s=2.0, frames=16, fps=8.0, width=320,

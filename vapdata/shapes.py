@@ -1,7 +1,7 @@
 """Drawing one shot: a shape that moves over a textured ground while the camera stands, pans or zooms.
 
 All positions are those of frame 0 plus whole steps, so motion, boxes and camera are known exactly.
-Exercised by `pytest tests/vapdata/sources/test_shapes.py`.
+Exercised by `pytest tests/vapdata/test_shapes.py`.
 """
 
 from collections.abc import Iterator

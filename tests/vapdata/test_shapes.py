@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vapdata.sources.shapes import CAMERAS, COLOURS, draw, mask, plan
+from vapdata.shapes import CAMERAS, COLOURS, draw, mask, plan
 
 
 def _shots(count=24, **changes):
