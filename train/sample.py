@@ -89,7 +89,7 @@ def _sample(given: Mapping[str, Any]) -> Path:
         made = [_own_request(given, image, run, loader, catalog, device, seed)]
     log.info("%s after %d steps (%s)", run.method.name, run.step, run.weights)
     if facts.tiny:
-        log.info(tiny.NOTE)
+        log.info(tiny.note([facts.name]))
     guidance = Guidance(scale=given["guidance"], dynamic=given["dynamic"], reference=given["reference_guidance"])
     sampler = Sampler(run.module, run.backbone, loader, steps=given["steps"], guidance=guidance)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -4,7 +4,9 @@
 tiny_transformer.py, a transformer and its scheduler, in the hub's folder format, so that everything runs with no network
 and no GPU through the same loading path as real weights. The others are put together from tiny_vae.py, tiny_text.py,
 tiny_transformer.py and tiny_qwen.py.
-The weights are random: shapes, dtypes and frame counts are right, but masks and latents mean nothing.
+CLIP, the VAEs and the transformers of CogVideoX and Wan were trained on the miniature world and ship with the package
+(tiny_trained.py): there their masks, latents and samples mean something. Text and image encoders, and all of HunyuanVideo,
+BLIP-2 and Qwen, are random: their outputs tell one input from another, no more.
 Exercised by `pytest tests/vapdata/test_tiny.py`.
 """
 
@@ -13,21 +15,22 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vapdata import tiny_qwen, tiny_text, tiny_transformer, tiny_vae
+from vapdata import tiny_qwen, tiny_text, tiny_trained, tiny_transformer, tiny_vae
 from vapdata.errors import RunError
 from vapdata.tiny_draw import CLIP_MEAN, CLIP_STD, SEED, fill, vocabulary
 
 NAMES = ("tiny-cogvideox", "tiny-wan", "tiny-hunyuan", "tiny-blip2", *tiny_qwen.NAMES)
-NOTE = "tiny models have random weights: shapes and speed are real, masks, latents and embeddings mean nothing"
+NOTE = "tiny models: CLIP, VAE and transformer are trained on the source `miniature` and mean little elsewhere; text encoders are random"
+RANDOM_NOTE = "all weights of {name} are random: shapes and speed are real, latents, embeddings and samples mean nothing"
 SCHEME = 1
 """Counted up when the way weights are drawn or files are laid out changes."""
 
 VAE: dict[str, Any] = {
-    "block_out_channels": [8, 16, 16, 16],
+    "block_out_channels": [8, 16, 32, 32],
     "layers_per_block": 1,
     "norm_num_groups": 4,
     "latent_channels": 16,
@@ -55,9 +58,17 @@ CLIP: dict[str, Any] = {
 """The vocabulary is that of the tokenizer inside the open_clip package; it holds nine tenths of the weights."""
 
 
+def note(names: Iterable[str]) -> str:
+    """One line on what outputs of the tiny models of these names mean; other names are passed over."""
+    asked = sorted(set(names) & set(NAMES))
+    random = [name for name in asked if not tiny_trained.parts(name)]
+    said = [RANDOM_NOTE.format(name=" and ".join(random))] if random else []
+    return "; ".join([NOTE] * (len(random) < len(asked)) + said)
+
+
 def version(name: str) -> str:
-    """What tells these weights from another version's: a hash of configuration, seed and scheme. Builds nothing."""
-    described = json.dumps([name, SEED, SCHEME, *_settings(name)], sort_keys=True)
+    """What tells these weights from another version's: a hash of configuration, seed, scheme and what is trained. Builds nothing."""
+    described = json.dumps([name, SEED, SCHEME, *_settings(name), *tiny_trained.settings(name)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
@@ -123,6 +134,7 @@ def _save_vae(path: Path) -> None:
 
     model = AutoencoderKLCogVideoX(**VAE)
     fill(model, "vae")
+    tiny_trained.put(model, "tiny-cogvideox", "vae")
     model.save_pretrained(path, safe_serialization=True)
 
 
@@ -147,6 +159,7 @@ def _save_clip(path: Path) -> None:
 
     model = open_clip.CLIP(**CLIP)
     fill(model, "clip")
+    tiny_trained.put(model, "tiny-cogvideox", "clip")
     save_clip(model, path)
 
 

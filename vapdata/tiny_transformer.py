@@ -129,8 +129,11 @@ def draw(model: Any, salt: str) -> None:
 def _save_transformer(name: str, path: Path) -> None:
     import diffusers
 
+    from vapdata import tiny_trained
+
     model = getattr(diffusers, CLASSES[name][0])(**TRANSFORMERS[name])
     draw(model, "transformer")
+    tiny_trained.put(model, name, "transformer")
     model.save_pretrained(path, safe_serialization=True)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-wan": (
         "AutoencoderKLWan",
-        {"base_dim": 8, "z_dim": 16, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1},
+        {"base_dim": 8, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1},
     ),
     "tiny-hunyuan": (
         "AutoencoderKLHunyuanVideo",
@@ -23,14 +23,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def makers(name: str) -> dict[str, Callable[[Path], None]]:
     """Subfolder -> what writes it; nothing for a model without a VAE here."""
-    return {"vae": partial(_save, *CONFIGS[name])} if name in CONFIGS else {}
+    return {"vae": partial(_save, name, *CONFIGS[name])} if name in CONFIGS else {}
 
 
-def _save(model_class: str, config: dict[str, Any], path: Path) -> None:
+def _save(name: str, model_class: str, config: dict[str, Any], path: Path) -> None:
     import diffusers
 
-    from vapdata import tiny_draw
+    from vapdata import tiny_draw, tiny_trained
 
     model = getattr(diffusers, model_class)(**config)
     tiny_draw.fill(model, "vae")
+    tiny_trained.put(model, name, "vae")
     model.save_pretrained(path, safe_serialization=True)

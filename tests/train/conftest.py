@@ -16,6 +16,7 @@ from catalogs import lock
 from catalogs.store import Catalog
 from pipelines.prepare import Request, build, in_process
 from pipelines.recipes import recipe, with_settings
+from vapdata import tiny_trained
 from vapdata.sources.openvid import OpenVid
 from vapdata.sources.synthetic import Synthetic
 
@@ -25,6 +26,14 @@ VIDEOS = 24
 GRID = (("sampling", "height", 32), ("sampling", "width", 32), ("sampling", "fps", 8.0))
 """9 frames of 32 x 32: latents of (16, 3, 4, 4)."""
 LINEAGE = ("run_id", "commit", "created_at")
+
+
+@pytest.fixture(scope="module")
+def drawn_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tiny models as they are drawn, without the weights that ship: for tests that teach a backbone of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_trained, "FOLDER", tmp_path_factory.mktemp("untrained"))
+        yield
 
 
 @pytest.fixture(scope="session")

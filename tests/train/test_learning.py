@@ -41,7 +41,7 @@ BACKBONE = "tiny-cogvideox"
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def taught(drawn_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with `catalog` (neutral captions, pairs) and `full`, the run that taught the backbone. One thread for torch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -38,8 +38,9 @@ def backfill(names: tuple[str, ...], catalog: str, where: str | None, recipe: st
     with progress() as show:
         summary = filling.backfill(request, show=show)
     print_lines(summary.lines())
-    if any(weights.is_tiny(weight) for step in steps for weight in getattr(step, "weights", tuple)()):
-        print_lines([f"note     {tiny.NOTE}"])
+    small = [weight.repo for step in steps for weight in getattr(step, "weights", tuple)() if weights.is_tiny(weight)]
+    if small:
+        print_lines([f"note     {tiny.note(small)}"])
 
 
 @click.command()

@@ -74,8 +74,9 @@ def build(
     with progress() as show:
         summary = run(request, show=show)
     print_lines(summary.lines())
-    if any(map(weights.is_tiny, made.weights())):
-        print_lines([f"note     {tiny.NOTE}"])
+    small = [each.repo for each in made.weights() if weights.is_tiny(each)]
+    if small:
+        print_lines([f"note     {tiny.note(small)}"])
 
 
 def _describer(name: str) -> "Describer":

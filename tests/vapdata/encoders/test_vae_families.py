@@ -33,7 +33,7 @@ def test_the_latent_is_the_librarys_mean_unscaled(tiny_models: Path, sample: Cal
         latent = model.encode(pixels).latent_dist.mean[0].numpy()
     assert cell.shape == latent.shape == (16, (frames + 3) // 4, 6, 8)
     assert cell.product == f"{name}-vae-{frames}x48x64-16fps"
-    assert np.abs(cell.data - latent).max() < CLOSE
+    assert np.abs(cell.data - latent).max() < CLOSE * max(1, np.abs(latent).max())
     assert cell.data.std() > 0.01
 
 
