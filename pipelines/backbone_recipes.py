@@ -26,6 +26,10 @@ TINY_GRID = Sampling(frames=9, height=96, width=160, fps=16)
 """Legal for all three VAEs, so that the tiny recipes share frames and masks in one catalog."""
 
 
+MINIATURE_GRID = Sampling(frames=9, height=32, width=32, fps=8)
+"""What the tiny models that ship were trained on: the source `miniature` as it comes."""
+
+
 def tiny() -> Recipe:
     """Small clips for the embedded CogVideoX-class models: 9 frames of 96 x 160, CPU, no network."""
     return _cogvideox("tiny-cogvideox", TINY_GRID, frame_words=True)
@@ -36,6 +40,16 @@ def tiny_wan() -> Recipe:
     grid: dict[str, Any] = {"backbone": "tiny-wan", "sampling": TINY_GRID}
     pictures = (FirstFrame(sampling=TINY_GRID), ClipMask(**grid), ImageTokens(**grid, tower="clip"), ImageTokens(**grid), Keywords(**grid))
     return in_stages("tiny-wan", TINY_GRID, (*pictures, Vae(**grid), VaeCondition(**grid)), (Umt5(backbone="tiny-wan"),))
+
+
+def miniature() -> Recipe:
+    """The miniature world for the embedded CogVideoX-class models, on the grid they were trained on: 9 frames of 32 x 32."""
+    return _cogvideox("tiny-cogvideox", MINIATURE_GRID, name="miniature")
+
+
+def miniature_wan() -> Recipe:
+    """The miniature world for the embedded Wan-class models, on the grid they were trained on: 9 frames of 32 x 32, what the backbone itself reads."""
+    return wan_i2v("tiny-wan", MINIATURE_GRID, name="miniature-wan")
 
 
 def tiny_hunyuan() -> Recipe:
@@ -110,10 +124,10 @@ def in_stages(backbone: str, sampling: Sampling, frames: Sequence[Encoder], text
     return Recipe(**{"name": backbone, "backbone": backbone, "sampling": sampling, "encode": stages, **changes})
 
 
-def _cogvideox(backbone: str, sampling: Sampling, *, frame_words: bool = False) -> Recipe:
+def _cogvideox(backbone: str, sampling: Sampling, *, frame_words: bool = False, **changes: Any) -> Recipe:
     """Image- or text-to-video on CogVideoX; with `frame_words` what frame-wise text is made of: BLIP-2's tokens of the first frame and words of the caption."""
     grid: dict[str, Any] = {"backbone": backbone, "sampling": sampling}
     picture = (FirstFrame(sampling=sampling), ClipMask(**grid))
     latents = (Vae(**grid), VaeFirst(**grid, first=1), VaeFirst(**grid, first=2))
     tokens, words = ((ImageTokens(**grid, tower="blip2"),), (Blip2Words(backbone=backbone),)) if frame_words else ((), ())
-    return in_stages(backbone, sampling, (*picture, *tokens, *latents), (T5(backbone=backbone), *words))
+    return in_stages(backbone, sampling, (*picture, *tokens, *latents), (T5(backbone=backbone), *words), **changes)

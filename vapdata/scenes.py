@@ -12,7 +12,7 @@ frame 0 to 1 in the last.
 
 import colorsys
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -275,6 +275,36 @@ def draw_scene(random: np.random.Generator, *, two: bool = False) -> Scene:
         place[0] = side
     subject = Thing(shape=shape, colour=colour, x=float(place[0]), y=float(place[1]), size=0.34 if other else RADIUS)
     return Scene(subject=subject, ground=str(random.choice(list(GROUNDS))), other=other, stripes=float(random.random()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One clip of the dataset: what it shows."""
+
+    index: int
+    scene: Scene
+    condition: Condition
+    strength: float
+    turn: float
+    """Degrees by which a slide's direction or a tint's hue is off, 0 for other conditions."""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether its subject, or the sector its direction or hue lies in, belongs to the validation split."""
+        return self.scene.subject.held_out or HELD_OUT_TURNS[0] <= self.turn < HELD_OUT_TURNS[1]
+
+    def rendered(self, *, frames: int, height: int, width: int) -> UInt8[np.ndarray, "t h w 3"]:
+        """Its frames, RGB."""
+        return render(self.scene, self.condition.turned(self.turn), frames=frames, height=height, width=width, strength=self.strength)
+
+
+def draw_made(seed: int, index: int, *, conditions: Sequence[str] = tuple(CONDITIONS), two: bool = False, turn: float = 0.0) -> Made:
+    """Clip `index` of the dataset of this seed: conditions in turn, everything else drawn from (seed, index)."""
+    random = np.random.default_rng([seed, index])
+    scene = draw_scene(random, two=two)
+    condition = CONDITIONS[conditions[index % len(conditions)]]
+    strength = float(random.uniform(0.85, 1.15))
+    return Made(index=index, scene=scene, condition=condition, strength=strength, turn=float(random.uniform(-turn, turn)) if condition.turn else 0.0)
 
 
 def _places(frames: int, height: int, width: int) -> Grid:

@@ -50,5 +50,5 @@ def test_a_backbones_other_name_is_resolved() -> None:
 def test_an_unknown_recipe_and_another_methods_are_refused_with_what_to_type() -> None:
     with pytest.raises(CallError, match=r"--recipe 'vap-papper': there is no such training recipe, did you mean 'vap-paper'\. Known: vap-tiny"):
         recipe("vap-papper", "vap", "tiny")
-    with pytest.raises(CallError, match=r"trains full, this command is train\.vap\. Type one of vap-tiny, vap-paper, vap-released, or python -m train\.full"):
+    with pytest.raises(CallError, match=r"trains full, this command is train\.vap\. Type one of vap-tiny, vap-paper, vap-released, vap-miniature, or python -m train\.full"):
         recipe("full-tiny", "vap", "tiny")

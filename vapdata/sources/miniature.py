@@ -14,28 +14,11 @@ from jaxtyping import UInt8
 
 from vapdata.clip import BadRow, Video, quote, video_id
 from vapdata.errors import CallError, RunError
-from vapdata.scenes import CONDITIONS, HELD_OUT_TURNS, Condition, Scene, caption, draw_scene, render
+from vapdata.scenes import CONDITIONS, Made, caption, draw_made
 from vapdata.video import write
 
 VERSION = 2
 """Goes up when the same settings draw other pictures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What one file of the dataset shows."""
-
-    file: str
-    scene: Scene
-    condition: Condition
-    strength: float
-    turn: float
-    """Degrees by which a slide's direction or a tint's hue is off, 0 for other conditions."""
-
-    @property
-    def held_out(self) -> bool:
-        """Whether its subject, or the sector its direction or hue lies in, belongs to the validation split."""
-        return self.scene.subject.held_out or HELD_OUT_TURNS[0] <= self.turn < HELD_OUT_TURNS[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +68,10 @@ class Miniature:
         """Every video, rendered first where it is not there yet. Raises CallError for a root that cannot be made."""
         for made, size in self._rendered():
             yield Video(
-                video_id=video_id(self.dataset, made.file),
+                video_id=video_id(self.dataset, self.file(made)),
                 dataset=self.dataset,
-                name=quote(made.file),
-                uri=quote(made.file),
+                name=quote(self.file(made)),
+                uri=quote(self.file(made)),
                 split_group=f"{made.scene.subject.colour} {made.scene.subject.shape}",
                 split="validation" if made.held_out else "train",
                 caption=caption(made.scene, made.condition if self.captions == "full" else None),
@@ -101,7 +84,7 @@ class Miniature:
 
     def present(self) -> Mapping[str, int]:
         """`Video.uri` -> bytes of all of them, rendered first where they are not there yet."""
-        return {quote(made.file): size for made, size in self._rendered()}
+        return {quote(self.file(made)): size for made, size in self._rendered()}
 
     def scores(self) -> Mapping[str, Literal["value", "label"]]:
         """What is known without looking."""
@@ -109,17 +92,15 @@ class Miniature:
 
     def made(self, index: int) -> Made:
         """What video `index` shows: conditions in turn, everything else drawn from (seed, index)."""
-        random = np.random.default_rng([self.seed, index])
-        scene = draw_scene(random, two=self.pairs)
-        condition = CONDITIONS[self.conditions[index % len(self.conditions)]]
-        strength = float(random.uniform(0.85, 1.15))
-        turn = float(random.uniform(-self.turn, self.turn)) if condition.turn else 0.0
-        return Made(file=f"miniature-{self._digest()}-{index:05d}.mp4", scene=scene, condition=condition, strength=strength, turn=turn)
+        return draw_made(self.seed, index, conditions=self.conditions, two=self.pairs, turn=self.turn)
+
+    def file(self, made: Made) -> str:
+        """The name of one file under the root."""
+        return f"miniature-{self._digest()}-{made.index:05d}.mp4"
 
     def draw(self, made: Made) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames of one file, before encoding."""
-        condition = made.condition.turned(made.turn)
-        return render(made.scene, condition, frames=self.frames, height=self.height, width=self.width, strength=made.strength)
+        return made.rendered(frames=self.frames, height=self.height, width=self.width)
 
     def _rendered(self) -> "Iterator[tuple[Made, int]]":
         try:
@@ -128,7 +109,7 @@ class Miniature:
             raise CallError(f"--root {self.root!r} cannot be made ({error.strerror}); type --root PATH") from error
         for index in range(self.count):
             made = self.made(index)
-            path = os.path.join(self.root, made.file)
+            path = os.path.join(self.root, self.file(made))
             try:
                 if not os.path.isfile(path):
                     write(path, self.draw(made), self.fps)

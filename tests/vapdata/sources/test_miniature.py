@@ -52,7 +52,7 @@ def test_the_file_shows_what_was_drawn(tmp_path: Path) -> None:
     _videos(source)
     made = source.made(0)
     drawn = source.draw(made)
-    read = np.stack([frame.image for frame in frames(str(tmp_path / made.file))])
+    read = np.stack([frame.image for frame in frames(str(tmp_path / source.file(made)))])
     assert read.shape == drawn.shape
     assert np.abs(read.astype(int) - drawn).mean() < 4
 
