@@ -1,0 +1,90 @@
+"""The benchmark at work on a small catalog: scenes known from names, clips that answer to captions, rows and sheets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.prepare import Request, build, in_process
+from pipelines.recipe import EncodeStage, Recipe
+from train.full import Full
+from train.miniature.rows import Bench
+from train.miniature.studio import Studio, World
+from train.miniature.tiers import Tier
+from vapdata.clip import Sampling
+from vapdata.encoders.t5 import T5
+from vapdata.encoders.vae import Vae
+from vapdata.encoders.vae_first import VaeFirst
+from vapdata.scenes import CONDITIONS
+from vapdata.sources.miniature import Miniature
+
+pytestmark = pytest.mark.slow
+
+CLIPS = 104
+TIER = Tier(name="test", clips=CLIPS, judged=20, scenes=4, steps=1, denoising=10, seeds=(0,), checked=False)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A bench whose catalog is there: four clips of every condition, latents and texts alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("bench")
+    sampling = Sampling(frames=9, height=32, width=32, fps=8)
+    grid: dict[str, Any] = {"backbone": "tiny-cogvideox", "sampling": sampling}
+    stage = EncodeStage(name="encode", encoders=(Vae(**grid), VaeFirst(**grid, first=1), T5(backbone="tiny-cogvideox")), batch=8)
+    made = Recipe(name="miniature", backbone="tiny-cogvideox", sampling=sampling, encode=(stage,))
+    source = Miniature(root=str(folder / "videos"), count=CLIPS)
+    build(Request(source=source, catalog=str(folder / "catalog"), recipe=made, command="vapdata build --source miniature"), runner=in_process)
+    yield Bench(TIER, 0, folder, "tiny-cogvideox")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def studio(bench: Bench) -> Studio:
+    """Its catalog as train.full reads it."""
+    return bench.studio(Full())
+
+
+def test_a_clips_name_tells_its_scene(bench: Bench, studio: Studio) -> None:
+    rows = {row.target: row for row in studio.index.samples}
+    assert len(rows) == CLIPS
+    source = Miniature(root=str(bench.folder / "videos"), count=CLIPS)
+    for video in source.list():
+        made = bench.world.made(video.video_id)
+        assert (made.condition.name, "validation" if made.held_out else "train") == (video.label, video.split)
+
+
+def test_samples_are_of_held_out_subjects_and_go_round_the_conditions(bench: Bench, studio: Studio) -> None:
+    made = [bench.world.made(studio.index.samples[number].target) for number in studio.samples("validation", 12)]
+    assert all(each.scene.subject.held_out for each in made)
+    every = {bench.world.made(studio.index.samples[number].target).condition.name for number in studio.samples("validation", CLIPS)}
+    assert len(every) > 8
+    assert {each.condition.name for each in made[: len(every)]} == every, "each once before one comes twice"
+
+
+def test_true_clips_come_through_the_vae_as_what_they_are(bench: Bench, studio: Studio) -> None:
+    row = bench.row("target", studio, studio.targets(studio.samples("validation", 20)))
+    print(row)
+    assert row.figures["accuracy"] > 0.6
+    assert (bench.folder / "sheets" / "target.png").stat().st_size > 1000
+
+
+def test_the_backbone_that_ships_does_what_a_caption_says(bench: Bench, studio: Studio) -> None:
+    samples = studio.samples("validation", 20)
+    made = studio.clips(samples, None, guidance=2.0)
+    told = bench.row("captions", studio, made)
+    print(told)
+    assert told.figures["accuracy"] > 0.2 > 5 / len(CONDITIONS), "0.65 is aimed at"
+    alone = studio.clips(samples[:3], None, guidance=2.0)
+    apart = [np.abs(one.frames.astype(int) - other.frames.astype(int)).max() for one, other in zip(alone, made[:3], strict=True)]
+    assert max(apart) <= 2, "noise follows from seed and target, not from the batch"
+
+
+def test_a_world_is_built_by_a_command(tmp_path: Path) -> None:
+    words = World(folder=tmp_path, backbone="tiny-wan", clips=5, seed=2, turn=20.0).building("neutral")
+    assert words[:5] == ["-m", "vapdata.cli", "build", "--source", "miniature"]
+    assert {"miniature.count=5", "miniature.captions=neutral", "miniature.turn=20", "miniature-wan"} <= set(words)

@@ -1,0 +1,131 @@
+"""The rows of the benchmark's table: what is trained for each, what is asked, and a contact sheet.
+
+`TRIALS` names them by method. A new method is one function here and one line there; a function gets a `Bench` and returns rows.
+Exercised by `pytest tests/train/miniature/test_bench.py`.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from train.full import Full
+from train.miniature import masks
+from train.miniature.commands import run
+from train.miniature.scoring import score
+from train.miniature.studio import Clip, Studio, World
+from train.miniature.tiers import UNSEEN, Tier
+from train.sheet import Row as Strip
+from train.sheet import picked, sheet
+from train.trained_run import open_run
+from train.vap import Vap
+from vapdata.scenes import CONDITIONS, caption
+
+log = logging.getLogger("train")
+
+SHOWN = 6
+"""Clips on a row's contact sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: a name and its figures. Shares are 0 to 1."""
+
+    name: str
+    figures: Mapping[str, float]
+
+
+class Bench:
+    """One tier, one seed, one folder."""
+
+    def __init__(self, tier: Tier, seed: int, folder: Path, backbone: str) -> None:
+        self.tier, self.seed, self.folder, self.backbone = tier, seed, folder, backbone
+        self.world = World(folder=folder, backbone=backbone, clips=tier.clips, seed=seed)
+
+    def studio(self, method: Full | Vap) -> Studio:
+        """The catalog as it is now, for this method."""
+        return Studio(self.world, method, seed=self.seed, steps=self.tier.denoising)
+
+    def row(self, name: str, studio: Studio, made: Sequence[Clip], *, followed: bool = False, more: Mapping[str, float] | None = None) -> Row:
+        """What the clips show, as a row; with `followed` measured against their references. Its contact sheet lies in the folder."""
+        found = score(studio.seen(made, of="reference" if followed else "target"))
+        figures = {key: value for key, value in asdict(found).items() if value is not None}
+        self._sheet(name, studio, made)
+        log.info("%-60s %s", name, "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
+        return Row(name=name, figures={**figures, **(more or {})})
+
+    def train(self, method: str) -> Path:
+        """Trains a method beside the backbone that ships; the run's folder."""
+        out = self.folder / method
+        if not (out / "export").is_dir():
+            steps = ("--steps", str(self.tier.steps)) if self.tier.steps else ()
+            words = ["-m", f"train.{method}", "--catalog", self.world.catalog, "--backbone", self.backbone, "--recipe", f"{method}-miniature", "--out", str(out)]
+            run([*words, "--seed", str(self.seed), *steps], self.folder)
+        return out
+
+    def _sheet(self, name: str, studio: Studio, made: Sequence[Clip]) -> None:
+        """Reference, rendered truth and result of some of the clips."""
+        chosen = [made[place] for place in picked(len(made), SHOWN)]
+        strips = []
+        for clip in chosen:
+            known = self.world.made(clip.target)
+            truth = known.rendered(frames=len(clip.frames), height=clip.frames.shape[1], width=clip.frames.shape[2])
+            shown = [self.world.made(each).rendered(frames=len(truth), height=truth.shape[1], width=truth.shape[2]) for each in clip.references]
+            strips.append(Strip(label=clip.target, text=caption(known.scene, known.condition), videos=(*shown, truth, clip.frames)))
+        path = self.folder / "sheets" / f"{name.replace(',', '').replace(' ', '-')}.png"
+        path.parent.mkdir(exist_ok=True)
+        sheet((*(["reference"] * len(chosen[0].references)), "target", "result"), strips).save(path)
+
+
+def of_masks(bench: Bench) -> list[Row]:
+    """The tiny CLIP's masks and what the visual prompt does."""
+    judge = masks.Judge(masks.scenes(bench.seed, bench.tier.scenes))
+    prompted = judge.prompted()
+    rows = [Row(name=f"mask {each.kind}", figures={"pointing": each.pointing, "iou": each.iou}) for each in judge.found()]
+    return [*rows, Row(name="visual prompt", figures=asdict(prompted))]
+
+
+def of_full(bench: Bench) -> list[Row]:
+    """The backbone that ships, told by captions that say what happens, then by captions that do not. Leaves the catalog with neutral ones."""
+    bench.world.build("full")
+    studio = bench.studio(Full())
+    samples = studio.samples("validation", bench.tier.judged)
+    rows = [bench.row("full target through the VAE", studio, studio.targets(samples))]
+    for guidance in (1.0, 2.0):
+        rows.append(bench.row(f"full caption, guidance {guidance:g}", studio, studio.clips(samples, None, guidance=guidance)))
+    bench.world.build("neutral")
+    studio = bench.studio(Full())
+    return [*rows, bench.row("full neutral caption", studio, studio.clips(samples, None))]
+
+
+def of_vap(bench: Bench) -> list[Row]:
+    """Video-As-Prompt on neutral captions: only the reference can tell what happens. Some conditions are never trained on."""
+    bench.world.build("neutral")
+    bench.world.pair(UNSEEN)
+    trained = open_run(bench.train("vap"), device=torch.device("cpu"), dtype=torch.float32)
+    assert isinstance(trained.method, Vap) and trained.module is not None
+    studio = bench.studio(trained.method)
+    studio.backbone = trained.backbone
+    seen, unseen = studio.samples("validation", bench.tier.judged), studio.samples("test", bench.tier.judged)
+    rows = []
+    for guidance in (None, 2.0):
+        told = f", reference guidance {guidance:g}" if guidance else ""
+        rows.append(bench.row(f"vap right reference{told}", studio, studio.clips(seen, trained.module, reference_guidance=guidance)))
+        shuffled = studio.clips(seen, trained.module, reference_guidance=guidance, references="shuffled")
+        rows.append(bench.row(f"vap shuffled reference{told}", studio, shuffled))
+        rows.append(bench.row(f"vap shuffled reference{told}, followed", studio, shuffled, followed=True))
+    if unseen:
+        rows.append(bench.row("vap unseen conditions, reference guidance 2", studio, studio.clips(unseen, trained.module, reference_guidance=2.0)))
+    silent, stock = (studio.clips(seen, module, references="none") for module in (trained.module, None))
+    same = float(np.mean([np.array_equal(one.frames, other.frames) for one, other in zip(silent, stock, strict=True)]))
+    return [*rows, bench.row("vap no reference", studio, silent, more={"stock": same})]
+
+
+TRIALS: Mapping[str, Callable[[Bench], list[Row]]] = {"masks": of_masks, "full": of_full, "vap": of_vap}
+"""Name of a part of the table -> what makes its rows, in the order of the table."""
+
+KNOWN = len(CONDITIONS)
+"""Answers there are: chance is one of so many."""
