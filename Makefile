@@ -1,5 +1,7 @@
 # make demo       synthetic clips -> catalog -> pairs -> 30 steps of Video-As-Prompt -> samples, all on a CPU
 # make test       the whole suite        make test-fast   without the slow tests        make lint   ruff
+# make miniature  the benchmark: one table of what masks, captions and references do (half an hour)
+# make tiny-models   the trained weights that ship with the package, again from nothing (an hour)
 #
 # Each sets up what it needs: the virtual environment .venv, and in it this project with the versions of
 # constraints.txt. PYTHON=python3.12 picks an interpreter; PYTEST_ARGS="-k cuts" narrows a test run; two test files
@@ -20,10 +22,10 @@ export MKL_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint
+.PHONY: help setup demo test test-fast lint miniature tiny-models
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 setup: $(INSTALLED)
 
@@ -34,6 +36,12 @@ demo: $(INSTALLED)
 	$(VENV)/bin/vapdata pairs --catalog demo/catalog --provider mined
 	$(VENV)/bin/python -m train.vap --catalog demo/catalog --out demo/run --steps 30 --set evaluation.every=0 $(if $(wildcard demo/run/config.json),--resume)
 	$(VENV)/bin/python -m train.sample --run demo/run --pairs 3 --steps 20 --out demo/samples
+
+miniature: $(INSTALLED)
+	$(VENV)/bin/python -m train.miniature --tier cpu --out miniature
+
+tiny-models: $(INSTALLED)
+	$(VENV)/bin/python -m train.miniature.make --work tiny-models
 
 test: $(INSTALLED)
 	$(PYTEST) $(PYTEST_ARGS)
