@@ -73,10 +73,10 @@ def taken(path: Path, table: str, gone: Callable[[dict[str, Any]], bool]) -> Non
 def test_help_lists_every_flag_and_every_part(method: str) -> None:
     answer = typed(method, "--help")
     flags = ("catalog", "backbone", "recipe", "out", "resume", "steps", "global-batch", "micro-batch", "lr", "seed", "where", "product", "weights", "device", "set")
-    flags += ("workers", "address", "restarts")
+    flags += ("workers", "address", "restarts", "mirror")
     assert answer.exit_code == 0 and all(re.search(rf"^ +--{flag} .*\S", answer.output, re.MULTILINE) for flag in flags), answer.output
     assert {parameter.opts[0].removeprefix("--") for parameter in command(method).params} == {*flags}
-    assert all(part in answer.output for part in (method, "optimizer", "blocks", "parallel", "evaluation", "checkpoints", "samples", "logging"))
+    assert all(part in answer.output for part in (method, "draws", "optimizer", "blocks", "parallel", "evaluation", "checkpoints", "samples", "logging"))
 
 
 def test_the_printed_configuration_is_complete_and_is_what_config_json_holds(tiny_catalog: Path, tmp_path: Path) -> None:

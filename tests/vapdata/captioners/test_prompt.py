@@ -18,7 +18,7 @@ def test_the_prompts_that_come_with_the_package_are_of_roles_or_rubrics() -> Non
 
 def test_the_prompt_files_are_packaged(repository: Path) -> None:
     listed = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert listed == {"vapdata.captioners": ["prompts/*.txt"]}
+    assert listed["vapdata.captioners"] == ["prompts/*.txt"]
     assert repository / "vapdata/captioners/prompts" == prompt.FOLDER
 
 
