@@ -39,7 +39,6 @@ class Mirror:
             raise CallError("--mirror: the address has a key in it, which would stand in config.json. Put it into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         self._files, self.shown = files_at(address)
         self._wait = tenacity.wait_exponential(multiplier=1.0, max=30.0)
-        self._behind: str | None = None
         self._done = ""
 
     def begin(self, folder: Path) -> None:
@@ -58,10 +57,9 @@ class Mirror:
         """Copies a complete checkpoint and what goes with it; older ones go as they went on disk. A failure is logged, not raised."""
         try:
             self._asking(self._checkpoint, checkpoint)
-            self._behind, self._done = None, checkpoint.name
+            self._done = checkpoint.name
         except (RunError, OSError) as error:
-            self._behind = f"{checkpoint.name} is not in {self.shown}: {error}"
-            log.warning("%s. The run goes on; the next checkpoint is tried again", self._behind)
+            log.warning("%s is not in %s: %s. The run goes on; the next checkpoint is tried again", checkpoint.name, self.shown, error)
 
     def finish(self, folder: Path) -> None:
         """Copies what the last steps left: metrics, the newest checkpoint where it is not there yet, the export. Raises RunError when it cannot."""
@@ -81,8 +79,8 @@ class Mirror:
         names = self._files.walk("")
         if CONFIG not in names:
             raise CallError(f"--resume: there is no run in {folder}, and none in {self.shown}. Give the --out or the --mirror of the run to go on with")
-        stamped = sorted(name for name in names if name.startswith(f"{FOLDER}/") and name.endswith(f"/{STAMP}"))
-        wanted = os.path.dirname(stamped[-1]) if stamped else None
+        stamped = [os.path.dirname(name) for name in names if name.startswith(f"{FOLDER}/") and name.endswith(f"/{STAMP}")]
+        wanted = max(stamped, key=lambda name: (len(name), name), default=None)
         taken = [name for name in names if not name.startswith(f"{FOLDER}/") or (wanted and name.startswith(f"{wanted}/"))]
         for name in sorted(taken, key=lambda name: (name == CONFIG, name.endswith(f"/{STAMP}"), name)):
             self._asking(self._get, name, folder / name)
