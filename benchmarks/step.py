@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -153,10 +153,14 @@ def bare_seconds(run: Run, catalog: str, *, update: bool, alone: bool = False) -
     return taken[2:], cost.flops, sum(each.numel() for each in trained(module).values())
 
 
-def peak(run: Run, catalog: str, alone: bool) -> float:
-    """Most memory in GB of a process that does nothing but three steps, with the method and AdamW or of the frozen backbone `alone`."""
+def peak(run: Run, catalog: str, way: Literal["loop", "bare", "frozen"], folder: Path) -> float:
+    """Most memory in GB of a process that does nothing but three steps: of the loop, of the method and AdamW alone, or of the frozen backbone alone."""
     torch.set_num_threads(1)
-    bare_seconds(replace(run, steps=3), catalog, update=not alone, alone=alone)
+    short = replace(run, steps=3)
+    if way == "loop":
+        loop_seconds(short, catalog, folder)
+    else:
+        bare_seconds(short, catalog, update=way == "bare", alone=way == "frozen")
     return peak_memory_gb(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -185,14 +189,14 @@ def measure(method: str, catalog: str, backbone: str, steps: int, rounds: int, b
     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
     bare, updated, whole, frozen = middle["bare"], middle["with AdamW"], middle["loop"], middle["frozen"]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        held, held_alone = (pool.apply(peak, (run, catalog, alone)) for alone in (False, True))
+        held = {way: pool.apply(peak, (run, catalog, way, folder / f"{method}-{backbone}-peak")) for way in ("loop", "bare", "frozen")}
     what, speed = f"{method} on {backbone}", flops * batch / bare / 1e9
     return [
         (f"{what}: the frozen backbone's own forward + backward", f"{frozen * 1e3:.1f} ms a step of {batch}"),
         (f"{what}, {trained_weights / 1e6:.2f} M trained: bare forward + backward", f"{bare * 1e3:.1f} ms, {bare / frozen:.2f} x frozen, {speed:.1f} GFLOP/s"),
         (f"{what}: the same + AdamW", f"{updated * 1e3:.1f} ms, {updated / bare:.3f} x bare"),
         (f"{what}: the loop", f"{whole * 1e3:.1f} ms, {whole / bare:.3f} x bare, {whole / updated:.3f} x with AdamW"),
-        (f"{what}: most memory of a process", f"{held:.2f} GB, {held_alone:.2f} GB for the frozen backbone alone"),
+        (f"{what}: most memory of a process", f"{held['loop']:.2f} GB the loop, {held['bare']:.2f} bare with AdamW, {held['frozen']:.2f} the frozen backbone alone"),
         (f"{what}: the loop, against forward, backward and AdamW within its own steps", f"{statistics.median(more):.4f} x"),
     ]
 

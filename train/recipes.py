@@ -77,7 +77,7 @@ def full_tiny(backbone: str) -> Run:
 
 
 def full_miniature(backbone: str) -> Run:
-    """A tiny backbone on the miniature world, as those that ship were trained: 10 to 15 minutes of one CPU core."""
+    """A tiny backbone on the miniature world, as those that ship were trained but for what their cards say."""
     return replace(
         full_tiny(backbone),
         name="full-miniature",

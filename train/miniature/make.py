@@ -144,7 +144,7 @@ _READERS: Mapping[str, Callable[[Part, Path], tuple[Any, Any, Mapping[str, Any]]
 @click.option("--part", "chosen", multiple=True, type=click.Choice([each.path for each in PARTS]), help="Make this part alone, with the others as they ship; may be repeated.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def command(work: Path, chosen: Sequence[str], seed: int) -> None:
-    """Makes the trained weights of tiny models from nothing, under an hour on two cores."""
+    """Makes the trained weights of tiny models from nothing; the minutes that each part took stand on its card."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     wanted = [each for each in PARTS if not chosen or each.path in chosen]
     begun: dict[str, Any] = {}

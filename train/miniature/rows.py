@@ -22,7 +22,7 @@ from train.sheet import Row as Strip
 from train.sheet import picked, sheet
 from train.trained_run import open_run
 from train.vap import Vap
-from vapdata.scenes import CONDITIONS, caption
+from vapdata.scenes import caption
 
 log = logging.getLogger("train")
 
@@ -126,6 +126,3 @@ def of_vap(bench: Bench) -> list[Row]:
 
 TRIALS: Mapping[str, Callable[[Bench], list[Row]]] = {"masks": of_masks, "full": of_full, "vap": of_vap}
 """Name of a part of the table -> what makes its rows, in the order of the table."""
-
-KNOWN = len(CONDITIONS)
-"""Answers there are: chance is one of so many."""
