@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -78,10 +80,13 @@ def folder(name: str) -> Path:
     It lies in `$VAPDATA_CACHE`, or `~/.cache/vapdata`. Raises RunError when that cannot be written.
     """
     cache = Path(os.environ.get("VAPDATA_CACHE") or "~/.cache/vapdata").expanduser()
-    made = cache / f"{name}-{version(name)}"
-    if not made.is_dir():
+    made, makers = cache / f"{name}-{version(name)}", _makers(name)
+    if not _whole(made, makers):
         try:
-            _make(made, _makers(name))
+            if _is_rank():
+                _make_apart(name)
+            else:
+                _make(made, makers)
         except OSError as error:
             raise RunError(
                 f"the tiny models cannot be written to {cache} ({error.strerror or error}). "
@@ -109,16 +114,38 @@ def _makers(name: str) -> dict[str, Callable[[Path], None]]:
     return {**tiny_vae.makers(name), **tiny_text.makers(name), **tiny_transformer.makers(name)}
 
 
+def _is_rank() -> bool:
+    """Whether this process is one of several that train together."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _make_apart(name: str) -> None:
+    """Makes the model in a process of its own: transformers' `save_pretrained` writes nothing on any rank but the first."""
+    done = subprocess.run([sys.executable, "-c", f"from vapdata import tiny; tiny.folder({name!r})"], capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"the tiny model {name} cannot be made: {done.stderr.strip().splitlines()[-1]}")
+
+
+def _whole(made: Path, makers: Iterable[str]) -> bool:
+    """Whether every part is there with files in it."""
+    return all((made / part).is_dir() and any((made / part).iterdir()) for part in makers)
+
+
 def _make(made: Path, makers: dict[str, Callable[[Path], None]]) -> None:
     """Builds beside the final place and renames: another process sees all of it or nothing."""
     work = made.with_name(f".{made.name}.{uuid.uuid4().hex}")
+    lacking = work.with_name(f"{work.name}.lacking")
     work.mkdir(parents=True)
     try:
         for subfolder, maker in makers.items():
             maker(work / subfolder)
+        if made.is_dir() and not _whole(made, makers):
+            made.rename(lacking)
         _rename(work, made)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(lacking, ignore_errors=True)
 
 
 def _rename(work: Path, made: Path) -> None:

@@ -41,6 +41,34 @@ def test_two_makers_at_once_leave_one_whole_folder(tmp_path: Path, monkeypatch: 
     assert digests(tiny.folder("tiny-cogvideox")) == digests(made)
 
 
+RANK = """
+import sys
+import torch.distributed
+from vapdata import tiny
+rank, meeting = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+if rank == 1:
+    tiny.folder("tiny-hunyuan")
+torch.distributed.barrier()
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_not_the_first_leaves_a_whole_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # transformers' save_pretrained writes on rank 0 alone, and says nothing on the others.
+    monkeypatch.setenv("VAPDATA_CACHE", str(tmp_path / "cache"))
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path / "meeting")]) for rank in range(2)]
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    (made,) = (tmp_path / "cache").iterdir()
+    parts = {path.parent.name for path in made.rglob("*.safetensors")}
+    assert parts == {"text_encoder", "text_encoder_2", "transformer", "vae"}
+    before = digests(made)
+    for lost in (made / "text_encoder").iterdir():
+        lost.unlink()
+    assert digests(tiny.folder("tiny-hunyuan")) == before
+    assert list((tmp_path / "cache").iterdir()) == [made]
+
+
 def test_a_parameter_is_drawn_from_its_name_alone() -> None:
     # Fixed numbers: another numpy, torch or machine must give the same weights, or their version would lie.
     drawn = tiny_draw._draw("vae.encoder.conv_in.conv.weight", (2, 3))
