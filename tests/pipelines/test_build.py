@@ -190,21 +190,27 @@ def test_a_filter_that_kills_its_process_costs_one_clip(build_tiny: Build, tmp_p
     assert query(tmp_path / "catalog", "select count(distinct video_id) from latents join clips using (clip_id)") == [(7,)]
 
 
-def test_encoding_begins_before_scanning_ends(build_tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoding_begins_before_scanning_ends(build_tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: Query) -> None:
     from pipelines.commit import Committer
 
-    made = own_recipe(tmp_path, "time.sleep(2)")  # longer scans than it takes to load the encoders
-    records = []
+    told = tmp_path / "a clip is encoded"
+    wait = f"""
+        for _ in range(2400):
+            if "00007" not in self.clip.clip_id or os.path.exists({str(told)!r}):
+                break
+            time.sleep(0.1)
+        else:
+            raise TimeoutError("four minutes went by, and no clip was encoded")
+    """
     consume = Committer.consume
 
-    def spy(run: object, stream: object) -> None:
-        consume(run, (records.append(record.spans) or record for record in stream))
+    def tell(run: object, stream: object) -> None:
+        consume(run, ("encode" in record.spans and told.touch() or record for record in stream))
 
-    monkeypatch.setattr(Committer, "consume", spy)
-    build_tiny(tmp_path / "catalog", recipe=made)
-    last_scan = max(spans["scan"][1] for spans in records)
-    first_encode = min(spans["encode"][0] for spans in records)
-    assert first_encode < last_scan
+    monkeypatch.setattr(Committer, "consume", tell)
+    build_tiny(tmp_path / "catalog", recipe=own_recipe(tmp_path, wait.strip()))
+    assert query(tmp_path / "catalog", "select * from failures") == []
+    assert query(tmp_path / "catalog", "select count(*) from clips_wide where own is not null and clip_id like '%00007%'") == [(1,)]
 
 
 def test_a_predicate_over_the_whole_catalog_waits_for_the_scan(build_here: Build, tmp_path: Path, query: Query) -> None:
