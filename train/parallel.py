@@ -57,6 +57,11 @@ class Parallel:
             asked = "offload=true" if self.offload else "replicate_backbone=false"
             raise CallError(f"parallel: {asked} speaks of what is split, and shard=1 splits nothing. Type --set parallel.shard=0 for all processes")
 
+    def check_method(self, method: Method) -> None:
+        """Raises CallError for a method that has not been made for sharing a sample's tokens, where they are to be shared."""
+        if self.sequence > 1 and not splits_tokens(method):
+            raise CallError(f"parallel.sequence={self.sequence}: train.{method.name} needs every token of a sample in one process. Type --set parallel.sequence=1")
+
     def over(self, world: World) -> "Layout":
         """The layout on these processes. Raises CallError when the numbers do not divide them."""
         shard = self.shard or world.ranks
@@ -64,6 +69,11 @@ class Parallel:
             if world.ranks % size:
                 raise CallError(f"parallel.{name}={size}: {world.ranks} processes cannot be put into groups of {size}. Type --set parallel.{name}={math.gcd(size, world.ranks)}")
         return Layout(self, world, shard)
+
+
+def splits_tokens(method: Method) -> bool:
+    """Whether processes may share a sample's tokens: the method's own word."""
+    return bool(getattr(method, "splits_tokens", False))
 
 
 class Layout:
@@ -109,8 +119,7 @@ class Layout:
         """
         if self.parallel.sequence == 1:
             return backbone
-        if not getattr(method, "splits_tokens", False):
-            raise CallError(f"parallel.sequence={self.parallel.sequence}: train.{method.name} needs every token of a sample in one process. Type --set parallel.sequence=1")
+        self.parallel.check_method(method)
         size = self.parallel.sequence
         groups = [dist.new_group([*range(first, first + size)]) for first in range(0, self.world.ranks, size)]
         self._groups.append(Group(group=groups[self.world.rank // size], rank=self.world.rank % size, size=size))

@@ -4,7 +4,7 @@
 
 Counted, on a model that has shapes and no contents: every weight, gradient and optimiser state, and every tensor that one
 forward pass keeps for the backward pass. Assumed: what the rest takes (`OTHER_GIB`, `WORKING`), and the share of the peak
-that is reached (`--mfu`): no GPU has been measured here. Needs neither weights nor a catalog, but for SSG-DiT's CLIP. Exercised by `pytest tests/train/test_plan.py`.
+that is reached (`--mfu`): no GPU has been measured here. Needs neither weights nor a catalog. Exercised by `pytest tests/train/test_plan.py`.
 """
 
 import dataclasses
@@ -119,6 +119,7 @@ def table(run: "Run", cost: "Cost", gpus: int, memory_gib: float, mfu: float, pe
             if resolved in seen:
                 continue
             seen.add(resolved)
+            resolved.check_method(run.method)
             held = memory(cost, resolved, gpus, average=bool(run.optimizer.ema))
         except CallError as error:
             lines.append(f"{name:40s} no: {error}")
@@ -130,12 +131,13 @@ def table(run: "Run", cost: "Cost", gpus: int, memory_gib: float, mfu: float, pe
 
 
 def _ways(run: "Run", gpus: int) -> Sequence[tuple[str, dict[str, Any]]]:
-    """All ways; the call's own alone where it names one."""
-    from train.parallel import Parallel
+    """All ways that the method is made for; the call's own alone where it names one."""
+    from train.parallel import Parallel, splits_tokens
 
     if run.parallel != Parallel():
         return [("as it was asked for", {})]
-    return [*(ALONE if gpus == 1 else WAYS).items()]
+    kept = [each.name for each in dataclasses.fields(Parallel) if each.name != "sequence" or splits_tokens(run.method)]
+    return [(name, {field: settings[field] for field in kept if field in settings}) for name, settings in (ALONE if gpus == 1 else WAYS).items()]
 
 
 def _line(name: str, held: Memory, memory_gib: float) -> str:
@@ -184,7 +186,7 @@ _OPTIONS = [
     click.Option(["--peak-tflops"], type=float, default=0.0, help="The peak in TFLOP/s, in place of --gpu's."),
     click.Option(["--recipe"], help="A named run of train/recipes.py; left out: the method's for this backbone."),
     click.Option(["--micro-batch"], type=click.IntRange(1), help="Samples per GPU and forward pass."),
-    click.Option(["--frames"], type=click.IntRange(1), help="Pixel frames of a clip; left out: the backbone's own."),
+    click.Option(["--frames"], type=click.IntRange(1), help="Pixel frames of a clip; left out: the backbone's own, or what the method is made for."),
     click.Option(["--height"], type=click.IntRange(16), help="Likewise."),
     click.Option(["--width"], type=click.IntRange(16), help="Likewise."),
     click.Option(["--set", "settings"], multiple=True, metavar="PART.FIELD=VALUE", help="Any field of a run; with one of parallel.* that way alone is looked at."),

@@ -64,9 +64,15 @@ class Cost:
 
 
 def cost_of(run: Run, *, frames: int | None = None, height: int | None = None, width: int | None = None) -> Cost:
-    """What a micro-batch of `run` costs at this many pixel frames and this size; None for the backbone's own."""
+    """What a micro-batch of `run` costs at this many pixel frames and this size.
+
+    None for the backbone's own, or for as few frames as make the `latent_frames` that the method is set to.
+    """
     facts = backbones.backbone(run.backbone)
-    shape = _latents(facts, frames or facts.frames, height or facts.height, width or facts.width)
+    latent_frames: int | None = getattr(run.method, "latent_frames", None)
+    frames = frames or (facts.vae.law.least_pixel_frames(latent_frames) if latent_frames else facts.frames)
+    height, width = height or facts.height, width or facts.width
+    shape = _latents(facts, frames, height, width)
     backbone = shadow(facts, torch.bfloat16)
     watch = _Watch()
     module = run.method.attach(backbone, watch.wrap)
@@ -74,8 +80,10 @@ def cost_of(run: Run, *, frames: int | None = None, height: int | None = None, w
     own = [*module.parameters()]
     counts = {"own": _count(own), "learned": _count(each for each in own if each.requires_grad), "frozen_count": _count(frozen)}
     blocks = [] if not frozen else [each for block in backbone.blocks for each in block.parameters()]
+    # What a method holds and does not register, for it neither learns nor is exported: a module's `beside`.
+    beside = [each for part in module.modules() if isinstance(getattr(part, "beside", None), nn.Module) for each in part.beside.parameters()]
     narrow(module, backbone.transformer, torch.bfloat16)
-    watch.known = {_place(each) for each in (*backbone.transformer.parameters(), *own)}
+    watch.known = {_place(each) for each in (*backbone.transformer.parameters(), *own, *beside)}
     batch = _batch(facts, run.method.reads(facts) | backbone.reads(), shape, run.micro_batch).to(torch.device("meta"))
     with watch.outside(), watch.counter:
         module(batch)
@@ -86,10 +94,10 @@ def cost_of(run: Run, *, frames: int | None = None, height: int | None = None, w
     owned = [_count(each for each in unit if id(each) in mine) for unit in units]
     config: Any = backbone.transformer.config
     return Cost(
-        size=f"{frames or facts.frames} x {height or facts.height} x {width or facts.width}",
+        size=f"{frames} x {height} x {width}",
         heads=config.num_attention_heads,
         frozen_blocks=sum(each.nbytes for each in blocks),
-        frozen_rest=sum(each.nbytes for each in frozen) - sum(each.nbytes for each in blocks),
+        frozen_rest=sum(each.nbytes for each in (*frozen, *beside)) - sum(each.nbytes for each in blocks),
         largest_own=max(owned, default=0),
         largest_frozen=max((sum(each.nbytes for each in unit if id(each) not in mine) for unit in units), default=0),
         own_root=counts["own"] - sum(owned),

@@ -35,7 +35,7 @@ class ClipEncoder(nn.Module):
         from diffusers.models.embeddings import IPAdapterFullImageProjection, IPAdapterPlusImageProjection
 
         weight = ImageTokens(backbone=facts.name, sampling=Sampling(frames=1, height=facts.height, width=facts.width, fps=facts.fps), tower="clip").weights()[0]
-        self._tower = (ClipTower(weight, str(device), quick_gelu=facts.clip.quick_gelu),)
+        self._tower = (ClipTower(weight, str(device), quick_gelu=facts.clip.quick_gelu, architecture=facts.clip.architecture),)
         inner = self._tower[0].width
         if head == "mlp":
             made: nn.Module = nn.Sequential(nn.LayerNorm(inner), IPAdapterFullImageProjection(inner, width))
@@ -43,6 +43,11 @@ class ClipEncoder(nn.Module):
             shape = {"heads": max(1, inner // HEAD_DIM), "dim_head": min(inner, HEAD_DIM), "num_queries": queries}
             made = IPAdapterPlusImageProjection(embed_dims=inner, output_dims=width, hidden_dims=inner, depth=DEPTH, **shape)
         self.head = made.to(device)
+
+    @property
+    def beside(self) -> nn.Module:
+        """The frozen tower."""
+        return self._tower[0].visual  # type: ignore[no-any-return]
 
     def forward(self, pictures: Float[Tensor, "B 3 y x"]) -> Float[Tensor, "B N D"]:
         """Tokens of RGB pictures in 0..1: as many as CLIP has, or as there are queries."""

@@ -109,6 +109,8 @@ class ClipFacts:
     quick_gelu: bool
     """OpenAI's weights were trained with QuickGELU; a config that leaves it out would load without a word."""
     bytes: int | None = None
+    architecture: str | None = None
+    """open_clip's name of its shapes, for plans made without its weights; None for a tiny one, which is always here."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ _CLIP_L14_336 = ClipFacts(
     product="clip-l14-336",
     quick_gelu=True,
     bytes=1_710_000_000,
+    architecture="ViT-L-14-336",
 )
 
 

@@ -53,6 +53,10 @@ class FrameLaw:
             return 1 + (pixel_frames - 1) // self.stride
         return pixel_frames // self.stride
 
+    def least_pixel_frames(self, latent_frames: int) -> int:
+        """The fewest frames that make this many latent ones, 1 or more."""
+        return next(count for count in range(1, latent_frames * self.stride + 2) if self.legal(count) and self.latent_frames(count) == latent_frames)
+
     def first_alone(self, pixel_frames: int) -> bool:
         """Whether latent frame 0 covers pixel frame 0 alone."""
         return pixel_frames % self.period == 1 or pixel_frames == 1

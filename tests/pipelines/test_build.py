@@ -205,7 +205,7 @@ def test_encoding_begins_before_scanning_ends(build_tiny: Build, tmp_path: Path,
     consume = Committer.consume
 
     def tell(run: object, stream: object) -> None:
-        consume(run, ("encode" in record.spans and told.touch() or record for record in stream))
+        consume(run, (("encode" in record.spans and told.touch()) or record for record in stream))
 
     monkeypatch.setattr(Committer, "consume", tell)
     build_tiny(tmp_path / "catalog", recipe=own_recipe(tmp_path, wait.strip()))

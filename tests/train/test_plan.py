@@ -81,6 +81,14 @@ def test_one_gpu_is_offered_the_memory_of_its_cpu_and_many_are_not_told_the_same
     assert "split in groups of 8" in "".join(two) and "split over all" not in "".join(two), two
 
 
+def test_no_way_is_offered_that_the_method_would_refuse() -> None:
+    offered = {name: "".join(table(recipe(None, name, "tiny-cogvideox"), COST, 8, 80, 0.35, 989)) for name in ("vap", "ssg")}
+    assert "2 GPUs a sample" in offered["vap"] and "GPUs a sample" not in offered["ssg"]
+    assert all("and in the CPU's memory" in each for each in offered.values())
+    asked = replace(recipe(None, "ssg", "tiny-cogvideox"), parallel=Parallel(sequence=2))
+    assert "no: parallel.sequence=2: train.ssg needs every token" in "".join(table(asked, COST, 8, 80, 0.35, 989))
+
+
 @pytest.mark.parametrize(("parallel", "says"), [(Parallel(shard=3), "parallel.shard=3: 8 GPUs"), (Parallel(sequence=16), "parallel.sequence=16: 8 GPUs")])
 def test_groups_that_do_not_divide_the_gpus_are_refused(parallel: Parallel, says: str) -> None:
     with pytest.raises(CallError, match=re.escape(says)):
@@ -115,6 +123,18 @@ def test_the_released_wan_run_fits_eight_gpus_split_and_not_whole_and_the_rate_i
     assert re.search(r"no, \d+\.\d too many, most of all", whole)
     assert re.search(r"First that fits: .*--set parallel\.shard=\d", said)
     assert re.search(r"Expected: [\d.e-]+ samples/s.*\(an MFU of 0\.35 of 989 TFLOP/s is an assumption, for no GPU has been measured here", said)
+
+
+@pytest.mark.slow
+def test_clip_counts_though_it_is_not_here_and_a_clip_is_as_long_as_the_method_is_made_for() -> None:
+    said = answered("--backbone", "wan2.1-t2v-1.3b", "--method", "ssg", "--gpus", "1")
+    run = recipe(None, "ssg", "wan2.1-t2v-1.3b")
+    backbone = shadow(backbones.backbone("wan2.1-t2v-1.3b"), torch.bfloat16)
+    tower = run.method.attach(backbone, unwrapped).image.beside  # 304 M weights of ViT-L/14 at 336 pixels, in float32
+    assert sum(each.numel() for each in tower.parameters()) == pytest.approx(304e6, rel=2e-3)
+    frozen = sum(each.nbytes for part in (tower, backbone.transformer) for each in part.parameters()) / GIB
+    assert f"{'the GPU holds all':40s} {frozen:7.1f}" in said
+    assert "fca on cogvideox-2b, 16 x 480 x 720," in answered("--backbone", "cogvideox-2b", "--method", "fca")
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,10 @@ def test_the_first_frame_stands_alone_only_in_8k_plus_1() -> None:
     assert COGVIDEOX_LAW.first_alone(49)
     assert COGVIDEOX_LAW.first_alone(1)
     assert not COGVIDEOX_LAW.first_alone(16)
+
+
+@pytest.mark.parametrize("latents", range(1, 30))
+def test_the_least_frames_that_make_so_many_latent_ones(latents: int) -> None:
+    for law in LAWS.values():
+        made = [count for count in range(1, 200) if law.legal(count) and law.latent_frames(count) == latents]
+        assert law.least_pixel_frames(latents) == made[0]

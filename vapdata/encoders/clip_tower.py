@@ -18,13 +18,21 @@ from vapdata.weights import Weight
 class ClipTower:
     """An open_clip vision transformer, in float32 and eval mode."""
 
-    def __init__(self, weight: Weight, device: str, *, quick_gelu: bool, layer: int = -2) -> None:
-        """`layer` as transformers counts hidden states: 1 after the first block, -1 after the last. Raises MissingWeights when it is not here."""
+    def __init__(self, weight: Weight, device: str, *, quick_gelu: bool, layer: int = -2, architecture: str | None = None) -> None:
+        """`layer` as transformers counts hidden states: 1 after the first block, -1 after the last.
+
+        On the device `meta` the shapes of `architecture` (open_clip's name) do, where it is known. Raises MissingWeights when the
+        weights are wanted and not here.
+        """
         import open_clip
 
-        name = f"local-dir:{stores.find(weight)}"
-        model = open_clip.create_model(name, device=device, force_quick_gelu=quick_gelu).eval().requires_grad_(False)
-        self.visual: Any = model.visual
+        if device == "meta" and architecture:
+            with torch.device("meta"):
+                model = open_clip.CLIP(**{**open_clip.get_model_config(architecture), "quick_gelu": quick_gelu})
+            model.visual.preprocess_cfg = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+        else:
+            model = open_clip.create_model(f"local-dir:{stores.find(weight)}", device=device, force_quick_gelu=quick_gelu)
+        self.visual: Any = model.visual.eval().requires_grad_(False)
         self.width: int = self.visual.conv1.out_channels
         """Of a token."""
         depth = len(self.visual.transformer.resblocks)
