@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from catalogs.pairs import contents_sql
+from catalogs.pairs import FEWEST_REFERENCES, contents_sql
 from catalogs.queries import connect
 from catalogs.store import Catalog
 from pipelines.generated import generate_all
@@ -71,9 +71,12 @@ class Rendered:
     made: int
     failed: int
     to_do: int
+    contents: int
+    """Filmed contents (split groups) that they are made from."""
 
     def __str__(self) -> str:
-        return f"{self.planned} videos = {self.made} made + {self.failed} failed + {self.to_do} to do"
+        few = f"; from {self.contents} filmed contents, pairs take {FEWEST_REFERENCES + 1}: clips of one split_group (explain videos) are one content"
+        return f"{self.planned} videos = {self.made} made + {self.failed} failed + {self.to_do} to do{few if self.planned and self.contents <= FEWEST_REFERENCES else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,8 @@ def make(request: Rendering, show: Show | None = None, runner: Runner | None = N
         build(Build(source=source, catalog=request.catalog, recipe=_of_made(request.recipe), address=request.address, command=request.command), show=show, runner=runner)
     wanted = {row["video_id"] for row in planned}
     failed = (wanted & broken) - made
-    return Rendered(planned=len(wanted), made=len(wanted & made), failed=len(failed), to_do=len(wanted - made - failed))
+    contents = {row["split_group"] for row in planned}
+    return Rendered(planned=len(wanted), made=len(wanted & made), failed=len(failed), to_do=len(wanted - made - failed), contents=len(contents))
 
 
 def remove_strays(catalog: Catalog, con: Any, provider: str, kept: Collection[str] = ()) -> list[str]:

@@ -25,7 +25,7 @@ class Folder:
         Hidden files and folders, and files of other kinds, are left out.
     Reads: the tree; captions from `captions.csv`, `.jsonl` or `.parquet` in the root (columns file | video | path |
         name | file_name, and caption | text), or from `captions`. Other tables are ignored, with one line that says so.
-    Writes: `videos`; `split_group` is the parent folder.
+    Writes: `videos`; `split_group` is the parent folder. A file in the root itself is a group of its own: a flat folder is not one content.
     Default: root `data/folder`.
     Cost: one walk over the tree.
     Fails when: the root is no folder or holds no video (CallError). A folder, pipe or device with a video's name, a
@@ -67,7 +67,7 @@ class Folder:
             dataset=self.dataset,
             name=quote(path),
             uri=quote(path),
-            split_group=quote(os.path.dirname(path)) or ".",
+            split_group=quote(os.path.dirname(path) or path),
         )
 
     def _texts(self, entries: "list[Entry]", files: Mapping[str, int]) -> "tuple[dict[str, str], list[BadRow]]":

@@ -30,7 +30,7 @@ def test_every_video_of_the_tree_is_listed_and_nothing_else(tmp_path):
     videos, bad = _listed(tmp_path)
     assert sorted(videos) == ["-dash.webm", "a.mp4", "b/UPPER.MP4", "b/c/x.gif"]
     assert {name: video.split_group for name, video in videos.items()} == {
-        "a.mp4": ".", "-dash.webm": ".", "b/UPPER.MP4": "b", "b/c/x.gif": "b/c",
+        "a.mp4": "a.mp4", "-dash.webm": "-dash.webm", "b/UPPER.MP4": "b", "b/c/x.gif": "b/c",
     }
     assert bad == []
     assert Folder(root=str(tmp_path)).present() == {video.uri: 4 for video in videos.values()}
