@@ -10,6 +10,7 @@ BLIP-2 and Qwen, are random: their outputs tell one input from another, no more.
 Exercised by `pytest tests/vapdata/test_tiny.py`.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -95,8 +96,9 @@ def folder(name: str) -> Path:
     return made
 
 
+@functools.cache
 def _settings(name: str) -> list[Any]:
-    """What decides the bytes of a tiny model."""
+    """What decides the bytes of a tiny model. Asked for by every product of a recipe, so worked out once."""
     if name in tiny_qwen.NAMES:
         return tiny_qwen.settings(name)
     if name == "tiny-cogvideox":
