@@ -27,7 +27,7 @@ COLUMNS = ("accuracy", "but_fade", "psnr_db", "clips", "pointing", "iou", "plain
 
 
 @click.command(context_settings={"max_content_width": 160, "help_option_names": ["-h", "--help"]})
-@click.option("--tier", type=click.Choice(list(TIERS)), default="smoke", show_default=True, help="smoke: does it run; cpu, gpu: what the checks are for, never run to the end.")
+@click.option("--tier", type=click.Choice(list(TIERS)), default="smoke", show_default=True, help="smoke: does it run; cpu: half an hour on one core; gpu: never run.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("miniature"), show_default=True, help="Folder for catalogs, runs, sheets and the table.")
 @click.option("--only", multiple=True, type=click.Choice(list(TRIALS)), help="Only this part of the table; may be repeated.")
 @click.option("--backbone", type=click.Choice(["tiny-cogvideox", "tiny-wan"]), default="tiny-cogvideox", show_default=True)

@@ -37,7 +37,7 @@ TIERS: Mapping[str, Tier] = {
         Tier(name="gpu", clips=5200, judged=520, scenes=1000, steps=3_000, denoising=50, seeds=(0, 1, 2), checked=True),
     )
 }
-"""Neither `cpu` nor `gpu` has been run to its end."""
+"""`cpu` has been run, see benchmarks/RESULTS.md; `gpu` has not."""
 
 
 @dataclass(frozen=True, kw_only=True)
