@@ -173,6 +173,7 @@ def _broken(root: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_import_follows_an_arrow(repository: Path) -> None:
     assert _broken(repository) == []
 

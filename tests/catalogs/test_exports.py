@@ -111,6 +111,7 @@ def test_every_registered_export_is_one() -> None:
     assert all(isinstance(each, Export) and each.name == name for name, each in formats.items())
 
 
+@pytest.mark.slow
 def test_vap_lists_every_pair_under_the_columns_that_the_released_trainer_reads(paired: Path, tmp_path: Path, to) -> None:
     summary = to("vap")
     rows = _rows(tmp_path / "out" / "vap_data.csv")
@@ -128,6 +129,7 @@ def test_vap_lists_every_pair_under_the_columns_that_the_released_trainer_reads(
     assert summary.placed == {"linked": len(rows), "copied": 0, "encoded": 0}
 
 
+@pytest.mark.slow
 def test_export_then_import_pairs_the_same_files(paired: Path, tmp_path: Path, to) -> None:
     to("vap")
     rows = _rows(tmp_path / "out" / "vap_data.csv")
@@ -140,6 +142,7 @@ def test_export_then_import_pairs_the_same_files(paired: Path, tmp_path: Path, t
     assert verify(Catalog.open(str(again))) == []
 
 
+@pytest.mark.slow
 def test_many_members_of_one_dataset_are_paired_the_same_when_they_come_back_under_its_name(tmp_path: Path) -> None:
     names = [f"{number:02d}" for number in range(40)]
     (tmp_path / "root").mkdir()
@@ -227,6 +230,7 @@ def test_benchmark_has_a_row_for_each_test_target(paired: Path, tmp_path: Path, 
         assert (row["tar_video_caption"], row["ref_video_caption"]) == (rows[row["video_paths"]]["tar_video_caption"], rows[row["ref_video_path"]]["tar_video_caption"])
 
 
+@pytest.mark.slow
 def test_a_subset_keeps_the_pairs_within_it_and_counts_the_targets_it_starves(paired: Path, tmp_path: Path, to) -> None:
     kept = sorted({target for condition, _, target in _pairs(paired) if condition == "move_up"})
     names = ", ".join(f"'{each}'" for each in kept)
@@ -238,6 +242,7 @@ def test_a_subset_keeps_the_pairs_within_it_and_counts_the_targets_it_starves(pa
 
 
 @pytest.mark.parametrize(("form", "header"), [("diffsynth", ["video", "prompt"]), ("finetrainers", ["file_name", "caption"])])
+@pytest.mark.slow
 def test_metadata_names_a_file_and_its_caption(form: str, header: list[str], paired: Path, tmp_path: Path, to) -> None:
     to(form, where="whole")
     rows = _rows(tmp_path / "out" / "metadata.csv")
@@ -254,6 +259,7 @@ def test_copies_are_files_of_their_own(tmp_path: Path, to) -> None:
     assert {path.stat().st_nlink for path in (tmp_path / "out" / "videos").iterdir()} == {1}
 
 
+@pytest.mark.slow
 def test_webdataset_holds_video_text_and_facts_under_one_key(paired: Path, tmp_path: Path, to) -> None:
     to("webdataset", where="whole")
     first = _tree(tmp_path / "out")

@@ -97,6 +97,7 @@ def places(filled: Catalog, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sql", QUESTIONS)
+@pytest.mark.slow
 def test_a_question_is_answered(filled: Catalog, sql: str) -> None:
     assert answer(filled, sql).num_columns > 0
 
@@ -122,6 +123,7 @@ def test_a_wrong_name_gets_a_suggestion(filled: Catalog) -> None:
         answer(filled, "select moton from clips_wide")
 
 
+@pytest.mark.slow
 def test_leaving_filters_out_changes_no_answer(filled: Catalog) -> None:
     filled.append({"scores": [score("a", "Blur", 2.0), score("a", "fps", 9.0)]})
     assert answer(filled, "select blur, fps_score, motion from clips_wide where clip_id = 'd/a'").to_pylist() == [{"Blur": 2.0, "fps_score": 9.0, "motion": 1.0}]
@@ -129,6 +131,7 @@ def test_leaving_filters_out_changes_no_answer(filled: Catalog) -> None:
     assert answer(filled, "select count(*) from clips_wide").column(0).to_pylist() == [2]
 
 
+@pytest.mark.slow
 def test_a_predicate_selects_clips_in_order(filled: Catalog) -> None:
     assert selected(filled, None) == ["d/a", "d/b"]
     assert selected(filled, "motion > 5 and list_contains(camera, 'pan')") == ["d/b"]

@@ -87,6 +87,7 @@ def test_appending_needs_the_lock(tmp_path: Path) -> None:
             write()
 
 
+@pytest.mark.slow
 def test_merging_makes_one_file_of_the_newest_rows(filled: Catalog) -> None:
     filled.append({"captions": [caption("a", "new")], "scores": [score("c", "motion", 2.0)]})
     before = {name: filled.read(name).to_pylist() for name in TABLES}

@@ -28,6 +28,7 @@ def _latents(catalog: Catalog, data: bytes, **changes: object) -> None:
     catalog.append({"latents": [latent(catalog, "a", file, 0, digest, **changes)]})
 
 
+@pytest.mark.slow
 def test_a_whole_catalog_has_no_findings(filled: Catalog) -> None:
     assert verify(filled) == []
     filled.append({"captions": [caption("b", "a blue square")], "scores": [score("b", "motion", 7.0)]})
@@ -155,6 +156,7 @@ def test_an_unknown_check_is_refused(filled: Catalog) -> None:
     assert next(iter(CHECKS)) == "keys"
 
 
+@pytest.mark.slow
 def test_text_rows_without_a_clip_are_lawful(filled: Catalog) -> None:
     file = filled.write_tensors("t5", "constants", 0, [(None, pack(np.ones((4, 2), np.float32), "f32"))])
     digest = filled.read("texts").column("settings_sha256")[0].as_py()

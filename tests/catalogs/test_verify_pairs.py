@@ -188,6 +188,7 @@ def test_every_rule_is_broken_by_a_test() -> None:
 
 
 @pytest.mark.parametrize(("rule", "break_it"), [(rule, each) for rule, breaks in BROKEN.items() for each in breaks], ids=lambda each: getattr(each, "__name__", each))
+@pytest.mark.slow
 def test_a_broken_rule_is_told(rule: str, break_it: Callable[[Rows], None], empty: Catalog) -> None:
     rows = _lawful()
     break_it(rows)

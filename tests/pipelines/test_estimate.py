@@ -55,6 +55,7 @@ def test_a_plan_knows_what_an_earlier_build_left(request_for: Request, tmp_path:
     assert estimate(dataclasses.replace(request, limit=6)).to_scan == 1
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_here_leave_the_time_of_encoding_open(request_for: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     real = dataclasses.replace(request_for, recipe=dataclasses.replace(recipe("fca-bridge")))
@@ -65,6 +66,7 @@ def test_weights_that_are_not_here_leave_the_time_of_encoding_open(request_for: 
     assert any("rough" in line for line in said.lines())
 
 
+@pytest.mark.slow
 def test_a_predicate_over_the_whole_catalog_is_said_to_be_one(request_for: Request) -> None:
     said = estimate(dataclasses.replace(request_for, where="motion >= (select avg(motion) from clips_wide)"))
     assert said.catalog_wide

@@ -161,6 +161,7 @@ def test_a_wrong_key_is_the_users_to_mend_and_leaves_no_failures(
     assert str(_made(catalog, places, config).rendered["template"]) == "4 videos = 4 made + 0 failed + 0 to do"
 
 
+@pytest.mark.slow
 def test_what_the_service_refuses_or_spoils_is_a_row_of_failures(catalog: Path, places: tuple[Path, Path, str], tmp_path: Path, server: BadService, query: Query) -> None:
     config = _config(tmp_path, server)
     server.video = lambda key: b"no video at all"

@@ -123,6 +123,7 @@ def test_made_videos_with_equal_frames_are_one_content(tmp_path: Path) -> None:
     assert _refused(conditions) == {}
 
 
+@pytest.mark.slow
 def test_listed_near_duplicates_are_one_content(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path, _videos(6))
     both = {"d/00", "d/03"}
@@ -177,6 +178,7 @@ def test_a_held_out_condition_is_for_testing_and_its_clips_teach_nothing_else(tm
     assert verify(catalog, ["pairs"]) == []
 
 
+@pytest.mark.slow
 def test_conditions_are_held_out_by_their_name_once_a_category_has_ten(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path, _videos(80))
     few = {f"c{number}": range(4 * number, 4 * number + 4) for number in range(9)}
@@ -188,6 +190,7 @@ def test_conditions_are_held_out_by_their_name_once_a_category_has_ten(tmp_path:
     assert _paired(catalog, _members(many), held_out=0.0)[0].held_out == ()
 
 
+@pytest.mark.slow
 def test_another_providers_training_pairs_keep_a_condition_from_being_held_out(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path, _videos(80))
     shown = {f"c{number}": range(4 * number, 4 * number + 4) for number in range(10)}
@@ -197,6 +200,7 @@ def test_another_providers_training_pairs_keep_a_condition_from_being_held_out(t
     assert verify(catalog, ["pairs"]) == []
 
 
+@pytest.mark.slow
 def test_the_order_of_members_changes_nothing(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path, _videos(40, split=lambda number: "test" if number % 9 == 0 else "train"))
     members = _members({"push": range(30), "pull": range(10, 40), "lift": range(5)})
@@ -216,6 +220,7 @@ def test_another_seed_gives_other_pairs_and_another_generation(tmp_path: Path) -
     assert _references(first) != _references(second)
 
 
+@pytest.mark.slow
 def test_a_member_more_is_another_generation(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path, _videos(12))
     generations = {_paired(catalog, _members({"push": range(count)}))[0].generation for count in (10, 11, 12, 11)}

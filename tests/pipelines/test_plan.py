@@ -84,6 +84,7 @@ def test_a_small_dataset_is_spread_so_that_stages_overlap(tmp_path: Path) -> Non
     assert {len(videos) for videos in shards(tmp_path).values()} == {1}
 
 
+@pytest.mark.slow
 def test_long_videos_and_large_tensors_end_a_shard(tmp_path: Path) -> None:
     names = [f"{number:05d}" for number in range(4096)]
     planned(tmp_path / "long", Listed(dict.fromkeys(names, 1), seconds=300.0))
@@ -161,6 +162,7 @@ def test_the_rate_of_frame_folders_is_kept_and_another_one_refused(tmp_path: Pat
     ("change", "said"),
     [({"split": "validation"}, r"listed/a is in validation here \(group a\), this catalog was built with train"), ({"group": "session"}, r"\(group session\)")],
 )
+@pytest.mark.slow
 def test_a_video_keeps_its_split_and_another_one_is_refused(tmp_path: Path, change: dict[str, str], said: str) -> None:
     planned(tmp_path, Listed({"a": 1}, split="train"))
     planned(tmp_path, Listed({"a": 1, "b": 1}, split="train"))

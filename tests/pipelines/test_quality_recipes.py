@@ -37,6 +37,7 @@ def catalog(values: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFact
     return made
 
 
+@pytest.mark.slow
 def test_the_quantile_chain_keeps_what_numpys_quantiles_keep(catalog: Catalog, values: dict[str, np.ndarray]) -> None:
     def within(name: str, low: float, high: float) -> np.ndarray:
         return (values[name] >= np.quantile(values[name], low)) & (values[name] <= np.quantile(values[name], high))
@@ -58,6 +59,7 @@ def test_the_constants_keep_what_they_say(catalog: Catalog, values: dict[str, np
     assert kept.any()
 
 
+@pytest.mark.slow
 def test_a_predicate_comes_apart_where_it_is_joined(catalog: Catalog) -> None:
     assert len(conjuncts(CONSTANTS)) == 6
     assert len(conjuncts(resolve(catalog, OPENVID_QUANTILES).text)) == 4

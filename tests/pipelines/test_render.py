@@ -103,6 +103,7 @@ def test_made_clips_pair_with_those_of_other_sources_only(made: Path, query: Que
     assert pairs == [("melt", 100.0, "train", "procedural", 12), ("pan_left", 100.0, "train", "procedural", 12)]
 
 
+@pytest.mark.slow
 def test_made_and_mined_pairs_live_side_by_side(made: Path, tmp_path: Path, query: Query) -> None:
     catalog = Path(shutil.copytree(made, tmp_path / "catalog"))
     before = query(catalog, "select * exclude (run_id, commit, created_at) from pairs order by pair_id")
@@ -112,6 +113,7 @@ def test_made_and_mined_pairs_live_side_by_side(made: Path, tmp_path: Path, quer
     assert verify(Catalog.open(catalog)) == []
 
 
+@pytest.mark.slow
 def test_again_nothing_is_rendered(made: Path, places: tuple[Path, Path, str], tmp_path: Path) -> None:
     catalog = Path(shutil.copytree(made, tmp_path / "catalog"))
     times = {path: (catalog / "media" / path).stat().st_mtime_ns for path in _files(catalog)}
@@ -130,6 +132,7 @@ def test_the_preview_shows_how_a_made_video_goes_on(made: Path, tmp_path: Path) 
     assert np.abs(first - last).mean() > 1
 
 
+@pytest.mark.slow
 def test_another_seed_makes_other_videos_beside_the_first(made: Path, places: tuple[Path, Path, str], tmp_path: Path, query: Query) -> None:
     catalog = Path(shutil.copytree(made, tmp_path / "catalog"))
     _made(catalog, places, only=("pan_left",), seed=1)
@@ -152,6 +155,7 @@ def test_files_that_no_row_names_are_removed(made: Path, tmp_path: Path) -> None
     assert not (catalog / "media/procedural/vap-0000000001").exists()
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_decoded_is_a_failure_and_the_others_go_on(catalog: Path, places: tuple[Path, Path, str], tmp_path: Path, query: Query) -> None:
     root = Path(shutil.copytree(places[1], tmp_path / "root"))
     for path in sorted(root.glob("*.mp4"))[:5]:

@@ -89,6 +89,7 @@ def test_pairing_again_changes_no_file_and_says_so(catalog: Path) -> None:
     assert {path: path.stat().st_mtime_ns for table in ("conditions", "pairs") for path in (catalog / table).iterdir()} == files
 
 
+@pytest.mark.slow
 def test_other_settings_replace_all_rows_and_going_back_restores_them(catalog: Path) -> None:
     _pairs(catalog)
     first = {table: _rows(catalog, table) for table in ("conditions", "pairs")}
@@ -100,6 +101,7 @@ def test_other_settings_replace_all_rows_and_going_back_restores_them(catalog: P
     assert verify(Catalog.open(catalog)) == []
 
 
+@pytest.mark.slow
 def test_where_says_who_may_be_a_member(catalog: Path, query: Query) -> None:
     _pairs(catalog, where="synthetic_motion > 1.5")
     (outside,) = query(catalog, "select count(*) from conditions where clip_id not in (select clip_id from clips_wide where synthetic_motion > 1.5)")[0]
@@ -108,6 +110,7 @@ def test_where_says_who_may_be_a_member(catalog: Path, query: Query) -> None:
         _pairs(catalog, where="motoin > 1")
 
 
+@pytest.mark.slow
 def test_a_build_afterwards_keeps_the_pairs_and_the_status(scanned: Path, catalog: Path) -> None:
     _pairs(catalog)
     before = _rows(catalog, "pairs")
@@ -203,6 +206,7 @@ def test_the_preview_shows_every_member(catalog: Path, tmp_path: Path, capsys: p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["catalog", "sheet.png"]
 
 
+@pytest.mark.slow
 def test_a_provider_that_finds_nothing_any_more_leaves_nothing(catalog: Path) -> None:
     _pairs(catalog)
     _pairs(catalog, where="false")

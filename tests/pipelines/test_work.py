@@ -60,12 +60,14 @@ def left(catalog: Catalog, where: str = "true", only: list[str] | None = None) -
     return videos, {each.clip["clip_id"]: set(each.products) for work in works for each in work.todo}
 
 
+@pytest.mark.slow
 def test_a_planned_video_without_clips_is_to_be_scanned(catalog: Catalog) -> None:
     append(catalog, videos=[video("a"), video("b")], clips=[clip("a")])
     assert left(catalog)[0] == {"b"}
     assert left(catalog, only=["d/a"])[0] == set()
 
 
+@pytest.mark.slow
 def test_a_video_that_failed_for_good_or_too_often_is_left_alone_until_its_file_changes(catalog: Catalog) -> None:
     append(catalog, videos=[video(name) for name in "abcd"])
     failures = [
@@ -88,6 +90,7 @@ def test_a_scanned_clip_needs_every_product_and_a_mask_only_with_a_caption(catal
     assert set(needs(TINY, None)) == every - masks
 
 
+@pytest.mark.slow
 def test_too_short_and_unselected_clips_need_nothing(catalog: Catalog) -> None:
     score = {"clip_id": "d/b", "shard": "d-000000", "filter": "motion", "value": 1.0, "by": "x"}
     append(catalog, videos=[video("a"), video("b")], clips=[clip("a", end_s=0.3), clip("b")], scores=[score])
@@ -95,6 +98,7 @@ def test_too_short_and_unselected_clips_need_nothing(catalog: Catalog) -> None:
     assert set(left(catalog, where="motion > 0.5")[1]) == {"d/b"}
 
 
+@pytest.mark.slow
 def test_a_row_made_from_another_text_is_stale(catalog: Catalog) -> None:
     old = Caption(text="old", captioner="source", role="source").text_sha256
     rows: dict[str, list[dict]] = {product.table: [] for product in TINY.products()}
@@ -117,6 +121,7 @@ def test_a_clip_whose_step_failed_for_good_is_not_tried_by_that_step(catalog: Ca
     assert todo == {product.name for product in TINY.products()} - vae
 
 
+@pytest.mark.slow
 def test_counts_put_every_clip_into_one_fate(catalog: Catalog) -> None:
     score = {"clip_id": "d/b", "shard": "d-000000", "filter": "motion", "value": 1.0, "by": "x"}
     append(catalog, videos=[video(name) for name in "ab"], clips=[clip("a", end_s=0.3), clip("b")], scores=[score])

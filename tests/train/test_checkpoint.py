@@ -183,6 +183,7 @@ def test_what_is_written_in_the_background_is_the_moment_of_the_call_byte_for_by
         (Checkpoints(keep=20), list(range(1, 11))),
     ],
 )
+@pytest.mark.slow
 def test_the_newest_stay_and_every_nth_where_that_is_wanted(policy: Checkpoints, kept: list[int], tmp_path: Path) -> None:
     saver, run = Saver(tmp_path, policy, STAMP), Trained()
     for _ in range(10):

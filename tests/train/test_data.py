@@ -67,6 +67,7 @@ def same(one: Tensor | None, other: Tensor) -> None:
     assert one is not None and one.dtype == other.dtype and torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_every_tensor_of_a_real_catalog_is_the_stored_one_scaled_in_float64(tiny_catalog: Path) -> None:
     index = build_index(Catalog.open(tiny_catalog), TINY, Reads(text=True, first=2, masks=True, picture=True), method="full")
     for clip in index.clip_ids[:3]:
@@ -164,6 +165,7 @@ def micro_rows(micro: Batch) -> Iterator[tuple[float, tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 1), (1, 3), (2, 1), (2, 4), (4, 1), (4, 2), (5, 2)])
+@pytest.mark.slow
 def test_every_number_of_ranks_and_any_accumulation_see_the_same_samples_noise_and_timesteps(index: Index, ranks: int, micro_batch: int) -> None:
     def steps(ranks: int, micro_batch: int) -> list[list[Step]]:
         loaders = [loader(index, global_batch=6, micro_batch=micro_batch, rank=rank, ranks=ranks, caption_drop=0.4) for rank in range(ranks)]
@@ -219,6 +221,7 @@ def test_a_global_batch_has_one_latent_shape(tmp_path: Path) -> None:
 # References
 
 
+@pytest.mark.slow
 def test_references_share_the_condition_are_never_the_target_and_change_with_the_epoch(index: Index) -> None:
     made = loader(index)
     conditions = {sample.target: set(sample.conditions) for sample in index.samples}
@@ -257,6 +260,7 @@ def test_dropout_takes_the_empty_prompt_on_both_sides_and_changes_nothing_else(i
     same(dropped.timesteps, kept.timesteps)
 
 
+@pytest.mark.slow
 def test_as_many_captions_are_dropped_as_was_asked_for_and_on_both_sides_or_none(index: Index) -> None:
     made = loader(index, caption_drop=0.25, global_batch=16, micro_batch=16)
     empty = made.prompt("empty", made.step(0).micro[0].target)["text"][0]
@@ -373,6 +377,7 @@ def poke(index: Index, role: str, clip: str, value: bytes) -> None:
 
 
 @pytest.mark.parametrize(("role", "bits"), [("video", b"\xc0\x7f"), ("text", b"\x80\x7f"), ("first", b"\x80\xff")])
+@pytest.mark.slow
 def test_nan_and_infinity_are_named_before_the_step_that_would_use_them(fresh_catalog: Path, role: str, bits: bytes) -> None:
     index = build_index(Catalog.open(fresh_catalog), TINY, PAIRS, method="vap")
     made = loader(index, references=0)

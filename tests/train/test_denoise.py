@@ -147,6 +147,7 @@ def test_scaling_is_undone(name: str) -> None:
 
 
 @pytest.mark.parametrize(("frames", "latents"), [(9, 3), (8, 2), (16, 4), (1, 1)])
+@pytest.mark.slow
 def test_decoding_equals_diffusers_and_gives_back_the_number_of_frames(frames: int, latents: int) -> None:
     facts = backbones.backbone("tiny-cogvideox")
     video = normal(4, (2, 16, latents, 4, 6))
@@ -191,6 +192,7 @@ class GivenImage(CogVideoXImageToVideoPipeline):
 @pytest.mark.parametrize("frames", [9, 16])
 @pytest.mark.parametrize(("guidance", "dynamic"), [(1.0, False), (6.0, False), (6.0, True)])
 @pytest.mark.parametrize("scheduler", [CogVideoXDDIMScheduler, CogVideoXDPMScheduler])
+@pytest.mark.slow
 def test_without_a_method_the_loop_equals_diffusers_pipeline(
     backbone: Backbone, vae: AutoencoderKLCogVideoX, scheduler: type, guidance: float, dynamic: bool, frames: int
 ) -> None:

@@ -76,6 +76,7 @@ def test_the_blocks_of_lowest_i_are_proposed_two_in_five_or_as_many_as_asked(ope
     assert diagnose(*opened, samples=2, timesteps=1, weak=5).weak == tuple(sorted(ranked[:5]))
 
 
+@pytest.mark.slow
 def test_the_command_writes_table_heat_maps_and_picture_and_says_what_to_type(catalog: Path, tmp_path: Path) -> None:
     made = called(["--catalog", str(catalog), "--backbone", "tiny-wan", "--samples", "2", "--timesteps", "1", "--device", "cpu", "--out", str(tmp_path / "d")])
     assert made.exit_code == 0, made.output

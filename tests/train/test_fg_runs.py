@@ -76,6 +76,7 @@ def _a_side(run: Any) -> Any:
     return loader.side([next(each.target for each in run.index.samples if each.target.endswith("5"))])
 
 
+@pytest.mark.slow
 def test_a_zero_shot_run_is_its_evaluation_and_can_be_opened_and_asked_for_again(tmp_path: Path) -> None:
     hand_made(tmp_path / "c", backbones.backbone("tiny-wan"), [Hand(name=f"clip-{number}", keywords=2) for number in range(4)], wide=True)
     run = a_run(steps=7, method=Fg(mode="zero_shot", cache_threshold=0.05))

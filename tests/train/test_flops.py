@@ -61,6 +61,7 @@ def torch_count(module: nn.Module, given: Batch) -> tuple[int, int]:
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
 
 
+@pytest.mark.slow
 def test_a_fully_trained_backbone_is_counted_as_torch_counts_it(backbone: Backbone) -> None:
     module = Full().attach(backbone, unwrapped)
     count, (forward, whole) = per_sample(module, backbone, batch()), torch_count(module, batch())
@@ -69,12 +70,14 @@ def test_a_fully_trained_backbone_is_counted_as_torch_counts_it(backbone: Backbo
 
 
 @pytest.mark.parametrize("trained", [(0,), (1, 2), (3,)])
+@pytest.mark.slow
 def test_a_partly_frozen_backbone_is_counted_as_torch_counts_it(backbone: Backbone, trained: tuple[int, ...]) -> None:
     module = Part(backbone, trained)
     count, (forward, whole) = per_sample(module, backbone, batch()), torch_count(module, batch())
     assert (count.forward * 2, count.flops * 2) == (forward, whole)
 
 
+@pytest.mark.slow
 def test_frozen_blocks_before_the_first_trained_one_cost_their_forward_alone(backbone: Backbone) -> None:
     # Trained at 0, blocks 1 to 3 pass a gradient on; trained at 3, blocks 0 to 2 pass none. Modulation is the same in
     # both: it is computed from the time vector, which needs no gradient.
@@ -84,6 +87,7 @@ def test_frozen_blocks_before_the_first_trained_one_cost_their_forward_alone(bac
     assert first.flops - last.flops == 3 * (linear + 2 * attention)
 
 
+@pytest.mark.slow
 def test_the_forward_is_the_formula_by_hand(backbone: Backbone) -> None:
     count = per_sample(Part(backbone, (0,)), backbone, batch(size=1))
     sequence = TOKENS + ROWS
@@ -94,11 +98,13 @@ def test_the_forward_is_the_formula_by_hand(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("keep", ["everything", "attention", "nothing"])
+@pytest.mark.slow
 def test_checkpointing_does_not_change_the_count(backbone: Backbone, keep: str) -> None:
     plain = per_sample(Full().attach(backbone, unwrapped), backbone, batch())
     assert per_sample(Full().attach(backbone, Blocks(keep=keep).wrap), backbone, batch()) == plain  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_bf16_backbone_and_float32_modules_are_counted_together() -> None:
     frozen = load_backbone(BACKBONES["tiny-cogvideox"], dtype=torch.bfloat16, device=CPU)
     whole = per_sample(Part(frozen, (1,)), frozen, batch())

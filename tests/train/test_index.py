@@ -133,6 +133,7 @@ def test_what_was_saved_is_loaded_and_has_the_same_fingerprint(tiny_catalog: Pat
     assert [loaded.place("text", loaded.constant(name)).clip_id for name in ("empty", "negative")] == [None, None]
 
 
+@pytest.mark.slow
 def test_the_fingerprint_changes_with_what_is_read_and_with_nothing_else(tiny_catalog: Path, fresh_catalog: Path) -> None:
     index = built(tiny_catalog)
     assert built(tiny_catalog).fingerprint == index.fingerprint
@@ -200,6 +201,7 @@ def test_a_caption_that_came_later_makes_the_empty_text_stale(fresh_catalog: Pat
     assert f"(first: {one})" in refused(fresh_catalog, Reads())
 
 
+@pytest.mark.slow
 def test_clips_without_caption_have_the_empty_prompts_text_but_no_mask(tiny_catalog: Path) -> None:
     assert len(built(tiny_catalog, Reads(text=True)).samples) == 28
     masked = built(tiny_catalog, Reads(text=True, masks=True))
@@ -265,6 +267,7 @@ def test_several_grids_are_listed_and_one_is_named(tmp_path: Path) -> None:
     assert f"--product x: {tmp_path / 'c'} has no such video latents of tiny-cogvideox. It has {other}" in refused(tmp_path / "c", product="x")
 
 
+@pytest.mark.slow
 def test_several_texts_of_one_clip_must_be_chosen_from(fresh_catalog: Path, change: Callable[..., int]) -> None:
     change(fresh_catalog, "texts", lambda row: row | {"role": "neutral"} if row["clip_id"] == "synthetic/shapes-00000.mp4" else None)
     said = refused(fresh_catalog)
@@ -293,6 +296,7 @@ def test_keywords_of_another_text_encoder_and_unknown_towers_are_refused(tiny_ca
     assert "there is no tower 'clip-h'. Name one of wan, blip2, clip" in refused(tiny_catalog, Reads(image_tokens="clip-h"))
 
 
+@pytest.mark.slow
 def test_a_tensor_file_that_is_gone_cut_short_or_holds_other_clips_ends_the_run_at_once(fresh_catalog: Path) -> None:
     file = fresh_catalog / "tensors" / VIDEO / "synthetic-000000.0.parquet"
     whole = file.read_bytes()

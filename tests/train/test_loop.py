@@ -237,6 +237,7 @@ def test_micro_steps_of_any_size_give_the_same_parameters(tiny_catalog: Path, tm
 
 
 @pytest.mark.parametrize("micro_batch", [6, 2])
+@pytest.mark.slow
 def test_a_short_last_batch_counts_each_of_its_samples_once(micro_batch: int, tiny_catalog: Path, tmp_path: Path) -> None:
     """16 samples in batches of 6: the third has 4. Its loss and gradient are those of the mean over these four, by hand."""
     settings = ("run.steps=3", "run.global_batch=6", f"run.micro_batch={micro_batch}", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "optimizer.clip=0")
@@ -253,6 +254,7 @@ def test_a_short_last_batch_counts_each_of_its_samples_once(micro_batch: int, ti
     loader.close()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_with_the_clips_on_disk_and_the_last_checkpoint_kept(tiny_catalog: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = ("run.steps=5", "run.global_batch=2", "run.micro_batch=1", "optimizer.lr=1e30", "optimizer.warmup=0", "checkpoints.every=1")
@@ -270,6 +272,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_clips_on_disk_and_the_last_che
     loader.close()
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_exported_and_is_the_one_computed_by_hand(tiny_catalog: Path, tmp_path: Path) -> None:
     settings = ("run.steps=2", "run.global_batch=2", "run.micro_batch=2", "optimizer.ema=0.75", "checkpoints.every=1")
     trained_in(tmp_path / "run", tiny_catalog, *settings)
@@ -285,6 +288,7 @@ def test_the_moving_average_is_exported_and_is_the_one_computed_by_hand(tiny_cat
 
 
 @pytest.mark.parametrize("method", ["vap", "full"])
+@pytest.mark.slow
 def test_arithmetic_in_bf16_runs_on_a_cpu_and_what_is_trained_stays_float32(method: str, tiny_catalog: Path, tmp_path: Path) -> None:
     settings = ("run.steps=2", "run.global_batch=2", "run.micro_batch=1", "run.compute=bf16", "blocks.keep=attention")
     trained_in(tmp_path / "run", tiny_catalog, *settings, method=method)

@@ -100,6 +100,7 @@ def test_v_timesteps_are_whole_and_uniform() -> None:
     assert bool(((counts - 2000).abs() < 200).all())  # five standard deviations
 
 
+@pytest.mark.slow
 def test_flow_timesteps_follow_their_density_and_shift() -> None:
     seeds = range(20_000)
     even, usual = Flow(density="uniform").timesteps(seeds) / 1000, Flow().timesteps(seeds) / 1000
@@ -135,6 +136,7 @@ def test_a_samples_seed_tells_run_step_slot_and_clip_apart() -> None:
     assert seed_of(7, 3, 2, "openvid/9f3c") == 7_338_617_688_499_381_962
 
 
+@pytest.mark.slow
 def test_draws_follow_from_seed_and_stream_and_nothing_else() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()

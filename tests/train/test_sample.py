@@ -149,6 +149,7 @@ def test_a_catalog_s_own_frame_and_caption_give_the_method_what_the_loader_gives
     assert torch.equal(made.first, stored.first) and torch.equal(made.text, stored.text) and torch.equal(made.text_mask, stored.text_mask)
 
 
+@pytest.mark.slow
 def test_equal_calls_make_equal_files_and_another_seed_others(run_folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert _run("--run", run_folder, "--pairs", 1, "--steps", 1, "--seed", seed, "--device", "cpu", "--out", tmp_path / name).exit_code == 0
@@ -156,6 +157,7 @@ def test_equal_calls_make_equal_files_and_another_seed_others(run_folder: Path, 
     assert first == second != third
 
 
+@pytest.mark.slow
 def test_the_loop_s_own_samples_are_made_alike_and_leave_the_module_training(run_folder: Path, backbone: Backbone, tmp_path: Path) -> None:
     loader, module = _loader(run_folder, backbone), Vap().attach(backbone, unwrapped)
     module.train()

@@ -10,6 +10,7 @@ ASK = "import torch; from train.speed import peak_memory_gb; print(peak_memory_g
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage is what there is")
+@pytest.mark.slow
 def test_a_small_process_that_a_large_one_started_is_small() -> None:
     held = np.ones(3 * 2**27)  # 3.2 GB, touched
     answer = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)

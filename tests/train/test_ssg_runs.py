@@ -106,6 +106,7 @@ def sampled(*arguments: str | Path) -> dict[str, object]:
     return listed
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled_from_its_clips_and_from_a_picture_and_a_prompt(run_folder: Path, tmp_path: Path) -> None:
     listed = sampled("--run", run_folder, "--pairs", 1, "--out", tmp_path / "clips")
     assert listed["references"] == [] and listed["prompt"]

@@ -78,6 +78,7 @@ def test_frames_may_be_kept_while_the_ring_goes_round(decoder: Decoder, counting
     assert all(frame.image.flags.writeable for frame in kept)
 
 
+@pytest.mark.slow
 def test_full_frames_larger_than_the_ring_still_travel(decoder: Decoder, tmp_path: Path) -> None:
     side = 3600
     assert side * side * 3 > RING_BYTES
@@ -134,6 +135,7 @@ def test_names_outside_utf8_cross(decoder: Decoder, counting: Path, tmp_path: Pa
         decoder.probe(os.path.join(tmp_path, os.fsdecode(b"not\xfe.mp4")))
 
 
+@pytest.mark.slow
 def test_a_file_that_hangs_is_given_up_and_the_next_one_works(counting: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "hang.mp4")
     with Decoder(timeout_s=1.0) as decoder:
@@ -145,6 +147,7 @@ def test_a_file_that_hangs_is_given_up_and_the_next_one_works(counting: Path, tm
         assert decoder.probe(counting).frames == 60
 
 
+@pytest.mark.slow
 def test_time_spent_by_the_caller_is_no_silence(counting: Path) -> None:
     with Decoder(timeout_s=0.5) as decoder:
         for frame in decoder.frames(counting):
@@ -153,6 +156,7 @@ def test_time_spent_by_the_caller_is_no_silence(counting: Path) -> None:
         assert frame.index == 59
 
 
+@pytest.mark.slow
 def test_a_long_way_to_the_first_wanted_frame_is_no_silence(tmp_path: Path) -> None:
     path = tmp_path / "one_key_frame.mp4"
     rng = np.random.default_rng(0)
@@ -218,6 +222,7 @@ def test_closing_ends_the_child_and_a_later_call_starts_another(counting: Path) 
     decoder.close()
 
 
+@pytest.mark.slow
 def test_ten_minutes_of_1080p_stay_far_below_the_cap(decoder: Decoder, tmp_path: Path) -> None:
     scene = np.linspace(0, 255, 1920).astype(np.uint8)[None, :, None].repeat(1080, 0).repeat(3, 2)
     video.write(tmp_path / "four_seconds.mp4", (np.roll(scene, 8 * k, 1) for k in range(4)), 1)

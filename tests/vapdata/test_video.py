@@ -379,6 +379,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.slow
 def test_a_broken_file_gives_its_good_frames_and_then_the_error(real_clips: Path, name: str) -> None:
     count, kind = BROKEN[name]
     seen: list[int] = []

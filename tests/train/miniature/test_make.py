@@ -34,6 +34,7 @@ def test_parts_come_after_what_they_are_made_with() -> None:
     assert all(paths.index(before) < place for place, each in enumerate(make.PARTS) for before in each.after)
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"train\.miniature\.vae tiny-nothing .* ended with status 2[\s\S]*tiny-nothing"):
         run(["-m", "train.miniature.vae", "tiny-nothing", "--out", str(tmp_path)], tmp_path)

@@ -131,6 +131,7 @@ def test_a_caption_is_made_once_and_anew_for_another_prompt_or_revision(catalog:
     assert all(cost == pytest.approx(clips * 1020 / 1e6) and frames >= 2 for *_, cost, frames in rows)
 
 
+@pytest.mark.slow
 def test_the_key_gets_into_no_file_of_the_catalog_and_no_log(catalog: Path, server: BadChat, fill: Callable, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server.trouble = 0.6
@@ -156,6 +157,7 @@ def test_a_qwen_model_captions_a_catalog(catalog: Path, videos: Path, fill: Call
     assert sum(fill(catalog, step).before.values()) == summary.to_do["qwen_vl"]
 
 
+@pytest.mark.slow
 def test_the_command_line_fills_captions_in(catalog: Path, videos: Path, server: BadChat, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines import prepare
 

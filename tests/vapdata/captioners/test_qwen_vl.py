@@ -34,6 +34,7 @@ def _mixed() -> list[Sample]:
     return [sample(0), sample(1, frames=8), sample(2, height=96, width=48), sample(3, frames=2, seconds=0.4), sample(4, frames=6, seconds=30.0)]
 
 
+@pytest.mark.slow
 def test_a_batch_says_of_each_clip_what_the_clip_alone_is_told_as(engine: QwenEngine) -> None:
     together = engine.answer(_questions(_mixed()))
     alone = {clip_id: said for question in _questions(_mixed()) for clip_id, said in engine.answer([question]).items()}
@@ -78,6 +79,7 @@ def test_two_clips_in_one_question_are_both_shown_in_order(engine: QwenEngine) -
     assert engine.answer([pair])["p"].text != engine.answer([swapped])["p"].text
 
 
+@pytest.mark.slow
 def test_one_clip_that_cannot_be_shown_fails_alone(engine: QwenEngine) -> None:
     thin = replace(sample(7), frames=np.zeros((4, 2, 900, 3), np.uint8))  # the processors take no picture 200 times as wide as high
     said = engine.answer(_questions([sample(0), thin, sample(2)]))

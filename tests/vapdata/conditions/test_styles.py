@@ -9,6 +9,7 @@ from vapdata.conditions.styles import ARRIVES, STYLES
 
 
 @pytest.mark.parametrize("name", [program.name for program in STYLES])
+@pytest.mark.slow
 def test_a_style_moves_its_documented_statistics_on_filmed_clips(name, filmed):
     program = PROGRAMS[name]
     for seed, (frames, subject) in enumerate(filmed(4)):

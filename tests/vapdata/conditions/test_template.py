@@ -112,6 +112,7 @@ def test_a_well_behaved_service_delivers_each_video_once_with_its_terms(tmp_path
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_a_service_that_behaves_badly_loses_nothing_and_is_paid_once(tmp_path: Path, seed: int) -> None:
     with _server(trouble=0.6, seed=seed) as server:
         orders = _orders(25)

@@ -63,6 +63,7 @@ def test_tokens_equal_the_librarys_own_call(spec: ImageTokens, sample: Callable[
 
 
 @pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.slow
 def test_one_by_one_equals_a_batch_of_eight(spec: ImageTokens, sample: Callable[..., Sample], tower: str) -> None:
     samples = [sample(number) for number in range(8)]
     opened = dataclasses.replace(spec, tower=tower).open("cpu")

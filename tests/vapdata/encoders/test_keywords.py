@@ -254,6 +254,7 @@ def test_the_real_files_are_named_when_absent(sampling: Sampling, tmp_path: Path
     assert {one.weight.repo for one in absent[2:4]} == {"FacebookAI/xlm-roberta-large"}
 
 
+@pytest.mark.slow
 def test_a_trainer_reads_them_from_the_catalog_beside_the_text_they_speak_of(
     tmp_path: Path, spec: Keywords, opened: OpenKeywords, sample: Callable[..., Sample]
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_template_is_the_pipelines() -> None:
 
 @pytest.mark.parametrize("interleave", [4, 2])
 @pytest.mark.parametrize("text", [*TEXTS, LONG])
+@pytest.mark.slow
 def test_rows_equal_the_pipelines_under_its_mask(
     pipeline: HunyuanVideoImageToVideoPipeline, spec: Llava, sample: Callable[..., Sample], text: str, interleave: int
 ) -> None:
@@ -79,6 +80,7 @@ def test_rows_equal_the_pipelines_under_its_mask(
     np.testing.assert_allclose(cell.data, rows[0][mask[0]], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_by_one_equals_a_batch_of_eight(pipeline: HunyuanVideoImageToVideoPipeline, spec: Llava, sample: Callable[..., Sample]) -> None:
     samples = [sample(number, text=text) for number, text in enumerate(TEXTS)]
     opened = spec.open("cpu")

@@ -73,6 +73,7 @@ def test_what_is_declared_is_what_is_written(spec: Vae, sample: Callable[..., Sa
 
 
 @pytest.mark.parametrize("frames", [1, 8, 9, 16, 17, 24, 25])
+@pytest.mark.slow
 def test_the_frame_law_says_what_the_class_does(tiny_models: Path, sample: Callable[..., Sample], frames: int) -> None:
     grid = Sampling(frames=frames, height=32, width=32, fps=8)
     spec = Vae(backbone="tiny-cogvideox", sampling=grid)
@@ -120,6 +121,7 @@ def test_a_row_does_not_depend_on_its_batch(spec: Vae, sample: Callable[..., Sam
         np.testing.assert_array_equal(cells[0].data, opened.encode([one])[0][0].data)
 
 
+@pytest.mark.slow
 def test_a_decoded_latent_has_the_clips_shape(spec: Vae, theirs: AutoencoderKLCogVideoX, sample: Callable[..., Sample]) -> None:
     ((cell,),) = spec.open("cpu").encode([sample()])
     with torch.no_grad():

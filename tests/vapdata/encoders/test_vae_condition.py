@@ -112,6 +112,7 @@ def test_only_the_first_frame_counts(tiny_models: Path, sample: Callable[..., Sa
     np.testing.assert_array_equal(first, same)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(tiny_models: Path, sample: Callable[..., Sample], sampling: Sampling) -> None:
     opened = VaeCondition(backbone="tiny-wan", sampling=sampling).open("cpu")
     eight = [sample(number) for number in range(8)]

@@ -23,6 +23,7 @@ CLOSE = 1e-5
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("frames", [1, 9, 17])
+@pytest.mark.slow
 def test_the_latent_is_the_librarys_mean_unscaled(tiny_models: Path, sample: Callable[..., Sample], name: str, frames: int) -> None:
     grid = Sampling(frames=frames, height=48, width=64, fps=16)
     one = sample(grid=grid)
@@ -70,6 +71,7 @@ def test_counts_other_than_4k_plus_1_are_refused(frames: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny-wan", "tiny-hunyuan"])
+@pytest.mark.slow
 def test_tiles_are_blended_and_recorded(tiny_models: Path, sample: Callable[..., Sample], name: str) -> None:
     grid = Sampling(frames=5, height=272, width=288, fps=16)
     tiled = Vae(backbone=name, sampling=grid, tile_above_gb=0.001)

@@ -67,6 +67,7 @@ def _frames(count):
     return np.random.default_rng(0).integers(0, 256, (count, 27, 48, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_saved_weights_give_what_the_network_gives(network, weights):
     shown = _frames(100)
     with torch.inference_mode():
@@ -89,6 +90,7 @@ def test_every_frame_is_answered_for_once_and_in_time(monkeypatch, count):
     assert all(known - index <= LONGEST_WAIT for index, known in found.items())
 
 
+@pytest.mark.slow
 def test_the_cuts_of_a_scan_may_come_from_it(weights):
     cuts = Cuts(detector="transnet", weights=weights, max_s=1.0)
     assert cuts.delay == LONGEST_WAIT

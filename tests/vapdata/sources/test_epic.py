@@ -137,6 +137,7 @@ def test_what_a_row_says(root):
 
 
 @pytest.mark.parametrize(("name", "first", "last", "rate"), [("P01_11_0", 1, 113, 60.0), ("P01_11_1", 93, 147, 60.0), ("P01_12_0", 25, 62, 50.0), ("P01_12_1", 50, 105, 50.0)])
+@pytest.mark.slow
 def test_a_span_of_frames_is_exact(root, name, first, last, rate):
     video = _listed(Epic(root=str(root), prefer="frames"))[0][name]
     numbers, shown, probed = _shown(root, video)
@@ -148,6 +149,7 @@ def test_a_span_of_frames_is_exact(root, name, first, last, rate):
 
 
 @pytest.mark.parametrize("name", ["P01_11_0", "P01_11_1", "P02_101_0", "P02_101_1", "P02_102_0", "P02_102_1"])
+@pytest.mark.slow
 def test_a_span_of_a_video_is_exact_at_its_own_rate(root, name):
     video = _listed(Epic(root=str(root)))[0][name]
     numbers, shown, probed = _shown(root, video)

@@ -151,6 +151,7 @@ def test_an_episode_of_format_2_is_its_whole_file(v21, episode):
 
 @pytest.mark.parametrize("off_s", [0.0, 9e-5, -9e-5, 1e-9])
 @pytest.mark.parametrize("episode", range(3))
+@pytest.mark.slow
 def test_an_episode_of_format_3_is_its_span_to_the_frame(v30, episode, off_s):
     _tables(v30, off_s)
     video = _listed(LeRobot(root=str(v30)))[0][f"episode_{episode:06d}/{TOP}"]
