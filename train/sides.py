@@ -29,6 +29,8 @@ KEYWORDS = ("keyword_maps", "keyword_anchors", "keyword_spans")
 """Roles about the words of a clip's own caption: of as many rows as it has keywords, of none when it is given another text."""
 NOISED = "noised"
 """The role of noised first frames: another source of `first`."""
+SCRATCH = 1 << 18
+"""Numbers of a latent that are scaled together: 2 MB in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,17 +208,19 @@ class Sides:
 
 
 def scale_into(out: Float[Tensor, "C T H W"], raw: Shaped[Tensor, "C T H W"], vae: VaeFacts, factor: float) -> None:
-    """Writes (raw - mean) / std * factor into `out`: float64, rounded once."""
-    scratch = torch.empty(raw.shape[1:], dtype=torch.float64)
-    for channel in range(len(raw)):
-        scratch.copy_(raw[channel])
-        if vae.mean:
-            scratch.sub_(vae.mean[channel])
-        if vae.std:
-            scratch.div_(vae.std[channel])
+    """Writes (raw - mean) / std * factor into `out`: float64, rounded once. As many channels at a time as stay in the cache."""
+    moments = [torch.tensor(each, dtype=torch.float64)[:, None, None, None] if each else None for each in (vae.mean, vae.std)]
+    step = max(1, SCRATCH // raw[0].numel())
+    for first in range(0, len(raw), step):
+        some = slice(first, first + step)
+        scratch = raw[some].double()
+        if moments[0] is not None:
+            scratch.sub_(moments[0][some])
+        if moments[1] is not None:
+            scratch.div_(moments[1][some])
         if factor != 1:
             scratch.mul_(factor)
-        out[channel].copy_(scratch)
+        out[some].copy_(scratch)
 
 
 def text_mask(lengths: Shaped[Tensor, " B"], rows: int) -> Bool[Tensor, "B M"]:
