@@ -69,9 +69,14 @@ def note(names: Iterable[str]) -> str:
     return "; ".join([NOTE] * (len(random) < len(asked)) + said)
 
 
-def version(name: str) -> str:
-    """What tells these weights from another version's: a hash of configuration, seed, scheme and what is trained. Builds nothing."""
-    described = json.dumps([name, SEED, SCHEME, *_settings(name), *tiny_trained.settings(name)], sort_keys=True)
+def version(name: str, part: str = "") -> str:
+    """What tells these weights, or one part's, from another version's: a hash of configuration, seed, scheme and what is trained. Builds nothing.
+
+    A subfolder has a version of its own, so that a better transformer makes no stored latent stale.
+    """
+    settings = _settings(name)
+    parts = [part] if part in settings else sorted(settings)
+    described = json.dumps([name, SEED, SCHEME, *(settings[each] for each in parts), *tiny_trained.settings(name, parts)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
@@ -97,13 +102,15 @@ def folder(name: str) -> Path:
 
 
 @functools.cache
-def _settings(name: str) -> list[Any]:
-    """What decides the bytes of a tiny model. Asked for by every product of a recipe, so worked out once."""
+def _settings(name: str) -> dict[str, Any]:
+    """Subfolder of a tiny model -> what decides its bytes. Asked for by every product of a recipe, so worked out once."""
     if name in tiny_qwen.NAMES:
-        return tiny_qwen.settings(name)
+        return {"": tiny_qwen.settings(name)}
+    backbone = tiny_transformer.settings(name)
     if name == "tiny-cogvideox":
-        return [VAE, TEXT, CLIP, vocabulary(), *tiny_transformer.settings(name)]
-    return [tiny_vae.CONFIGS.get(name), *tiny_text.settings(name), *tiny_transformer.settings(name)]
+        return {"vae": VAE, "text_encoder": [TEXT, vocabulary()], "tokenizer": vocabulary(), "clip": CLIP, **backbone}
+    texts = tiny_text.settings(name)
+    return {**dict.fromkeys(tiny_vae.makers(name), tiny_vae.CONFIGS.get(name)), **dict.fromkeys(tiny_text.makers(name), texts), **backbone}
 
 
 def _makers(name: str) -> dict[str, Callable[[Path], None]]:

@@ -7,7 +7,7 @@ made, from which seed, and what they reached. A part without files keeps its dra
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ def card(name: str, part: str) -> Mapping[str, Any]:
     return made
 
 
-def settings(name: str) -> list[str]:
-    """What decides the bytes of a tiny model's trained parts: the digests of their files."""
-    return [f"{part} {_digest(FOLDER / name / f'{part}.safetensors')}" for part in parts(name)]
+def settings(name: str, chosen: Collection[str]) -> list[str]:
+    """What decides the bytes of those of the chosen parts that were trained: the digests of their files."""
+    return [f"{part} {_digest(FOLDER / name / f'{part}.safetensors')}" for part in parts(name) if part in chosen or "" in chosen]
 
 
 def put(model: Any, name: str, part: str) -> bool:

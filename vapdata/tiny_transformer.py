@@ -96,9 +96,9 @@ CLASSES = {
 """Tiny model -> diffusers' classes of its transformer and its scheduler."""
 
 
-def settings(name: str) -> list[Any]:
+def settings(name: str) -> dict[str, Any]:
     """What decides the bytes of the two subfolders; empty for a model without a transformer here."""
-    return [TRANSFORMERS[name], SCHEDULERS[name]] if name in TRANSFORMERS else []
+    return {"transformer": TRANSFORMERS[name], "scheduler": SCHEDULERS[name]} if name in TRANSFORMERS else {}
 
 
 def makers(name: str) -> dict[str, Callable[[Path], None]]:

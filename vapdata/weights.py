@@ -157,7 +157,7 @@ def revision(weight: Weight) -> str:
     10 GB, and any other training run differs in the first MiB. Absent weights give `absent`: a plan may still be shown.
     """
     if is_tiny(weight):
-        return tiny.version(weight.repo)
+        return tiny.version(weight.repo, weight.subfolder)
     for folder in _candidates(weight):
         if not _absent(weight, folder):
             return fingerprint(folder, weight.files if weight.alone else None) if is_local(weight.repo) else folder.relative_to(_snapshots(folder)).parts[0]

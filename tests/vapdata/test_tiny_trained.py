@@ -64,7 +64,7 @@ def test_a_part_without_files_keeps_its_drawn_weights(elsewhere: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert not tiny_trained.put(model, "tiny-x", "vae")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert tiny_trained.settings("tiny-x") == []
+    assert tiny_trained.settings("tiny-x", [""]) == []
 
 
 def test_other_weights_are_another_version(elsewhere: Path) -> None:
@@ -73,6 +73,15 @@ def test_other_weights_are_another_version(elsewhere: Path) -> None:
     tiny_trained.save(trained, drawn, "tiny-cogvideox", "vae", {})
     assert tiny.version("tiny-cogvideox") != before
     assert tiny.version("tiny-wan") == other
+
+
+def test_other_weights_of_one_part_leave_the_other_parts_versions(elsewhere: Path) -> None:
+    parts = ("vae", "clip", "text_encoder", "tokenizer", "scheduler", "transformer")
+    before = {part: tiny.version("tiny-cogvideox", part) for part in parts}
+    tiny_trained.save(Small(), Small(), "tiny-cogvideox", "transformer", {})
+    after = {part: tiny.version("tiny-cogvideox", part) for part in parts}
+    assert [part for part in parts if after[part] != before[part]] == ["transformer"]
+    assert len(set(after.values())) == len(parts)
 
 
 @pytest.mark.parametrize(("name", "part"), SHIPPED)

@@ -53,7 +53,7 @@ def test_its_settings_are_part_of_the_version(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(tiny_transformer.SCHEDULERS["tiny-cogvideox"], "snr_shift_scale", 3.0)
     assert tiny.version("tiny-cogvideox") != before
     assert tiny.version("tiny-wan") == other
-    assert tiny_transformer.settings("tiny-blip2") == [] and tiny_transformer.makers("tiny-blip2") == {}
+    assert tiny_transformer.settings("tiny-blip2") == {} and tiny_transformer.makers("tiny-blip2") == {}
 
 
 @pytest.mark.parametrize(("name", "count"), [("tiny-cogvideox", 1_685_568), ("tiny-wan", 1_268_992), ("tiny-hunyuan", 699_232)])
