@@ -227,6 +227,47 @@ CONDITIONS: dict[str, Condition] = {
 """Every condition by name. All start from the plain scene."""
 
 
+VANISHING = frozenset({"fade", "dissolve"})
+"""Conditions behind which nothing that befalls the subject can be seen."""
+
+
+def then(first: Condition, second: Condition) -> Condition:
+    """An ordered event: `first` in the first half of the progress, which stays as it ended, and `second` in the second."""
+
+    def maps(early: Callable[..., Grid] | None, late: Callable[..., Grid] | None) -> Callable[[np.ndarray, float, Grid], Grid] | None:
+        def both(progress: np.ndarray, strength: float, at: Grid) -> Grid:
+            # Places are traced back in time: through what came last first.
+            at = late(_late(progress), strength, at) if late else at
+            return early(_early(progress), strength, at) if early else at
+
+        return both if early or late else None
+
+    def pictures(early: Callable[..., np.ndarray] | None, late: Callable[..., np.ndarray] | None) -> Callable[..., np.ndarray] | None:
+        def both(progress: np.ndarray, strength: float, shown: np.ndarray, at: Grid) -> np.ndarray:
+            shown = early(_early(progress), strength, shown, at) if early else shown
+            return late(_late(progress), strength, shown, at) if late else shown
+
+        return both if early or late else None
+
+    return Condition(
+        name=f"{first.name}>{second.name}",
+        category=first.category,
+        sentence=f"{first.sentence}, then {second.sentence}",
+        move=maps(first.move, second.move),
+        view=maps(first.view, second.view),
+        paint=pictures(first.paint, second.paint),
+        veil=pictures(first.veil, second.veil),
+    )
+
+
+def _early(progress: np.ndarray) -> np.ndarray:
+    return np.minimum(1, 2 * progress)
+
+
+def _late(progress: np.ndarray) -> np.ndarray:
+    return np.maximum(0, 2 * progress - 1)
+
+
 def caption(scene: Scene, condition: Condition | None) -> str:
     """The caption; without a condition the neutral one."""
     return f"{scene.words} {condition.sentence}" if condition else scene.words
@@ -298,13 +339,19 @@ class Made:
         return render(self.scene, self.condition.turned(self.turn), frames=frames, height=height, width=width, strength=self.strength)
 
 
-def draw_made(seed: int, index: int, *, conditions: Sequence[str] = tuple(CONDITIONS), two: bool = False, turn: float = 0.0) -> Made:
-    """Clip `index` of the dataset of this seed: conditions in turn, everything else drawn from (seed, index)."""
+def draw_made(seed: int, index: int, *, conditions: Sequence[str] = tuple(CONDITIONS), two: bool = False, turn: float = 0.0, events: int = 1) -> Made:
+    """Clip `index` of the dataset of this seed: conditions in turn, everything else drawn from (seed, index). With two `events` another one follows."""
     random = np.random.default_rng([seed, index])
     scene = draw_scene(random, two=two)
     condition = CONDITIONS[conditions[index % len(conditions)]]
     strength = float(random.uniform(0.85, 1.15))
-    return Made(index=index, scene=scene, condition=condition, strength=strength, turn=float(random.uniform(-turn, turn)) if condition.turn else 0.0)
+    off = float(random.uniform(-turn, turn)) if condition.turn else 0.0
+    if events == 2:
+        seen = [CONDITIONS[name] for name in conditions if name != condition.name]
+        if condition.name in VANISHING:
+            seen = [each for each in seen if each.category in ("camera", "style")]
+        condition = then(condition.turned(off), seen[int(random.integers(len(seen)))])
+    return Made(index=index, scene=scene, condition=condition, strength=strength, turn=off)
 
 
 def _places(frames: int, height: int, width: int) -> Grid:

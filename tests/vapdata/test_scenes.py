@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vapdata.scenes import COLOURS, CONDITIONS, SHAPES, Scene, Thing, caption, render, thing_mask
+from vapdata.scenes import COLOURS, CONDITIONS, SHAPES, VANISHING, Scene, Thing, caption, draw_made, render, then, thing_mask
 
 SCENE = Scene(subject=Thing(shape="square", colour="red"), ground="gray", stripes=0.3)
 SIZE = {"frames": 9, "height": 48, "width": 48}
@@ -88,3 +88,24 @@ def test_a_turned_slide_goes_the_turned_way_and_a_turned_tint_has_another_hue() 
     straight, turned = (render(SCENE, each, **SIZE)[-1].astype(int) for each in (CONDITIONS["warm"], CONDITIONS["warm"].turned(15)))
     assert 2 < np.abs(straight - turned).mean() < 40
     assert CONDITIONS["spin"].turned(15) is CONDITIONS["spin"]
+
+
+def test_of_two_events_the_first_takes_half_the_time_and_the_second_goes_on_from_there() -> None:
+    slide, grey = CONDITIONS["slide_right"], CONDITIONS["grey"]
+    clip = render(SCENE, then(slide, grey), frames=9, height=48, width=48)
+    assert np.array_equal(clip[:5], render(SCENE, slide, frames=5, height=48, width=48))
+    assert np.ptp(clip[-1].astype(int), axis=-1).max() <= 1, "grey in the end"
+    moved = render(SCENE, slide, frames=2, height=48, width=48)[-1].astype(float).mean(-1)
+    np.testing.assert_allclose(clip[-1, ..., 0], moved, atol=1.0)
+    other = render(SCENE, then(grey, slide), frames=9, height=48, width=48)
+    np.testing.assert_allclose(other[-1].astype(int), clip[-1].astype(int), atol=1)
+    assert np.abs(other[4].astype(int) - clip[4].astype(int)).mean() > 5, "half way the order shows"
+
+
+def test_two_events_are_said_in_their_order_and_can_be_seen() -> None:
+    made = [draw_made(0, index, events=2) for index in range(260)]
+    assert caption(SCENE, then(CONDITIONS["grow"], CONDITIONS["cool"])) == "a red square on a gray background turns large, then in blue light"
+    assert all(each.condition.name.count(">") == 1 and len(set(each.condition.name.split(">"))) == 2 for each in made)
+    behind = {each.condition.name.split(">")[1] for each in made if each.condition.name.split(">")[0] in VANISHING}
+    assert behind and all(CONDITIONS[name].category in ("camera", "style") for name in behind)
+    assert [each.scene for each in made[:9]] == [draw_made(0, index).scene for index in range(9)]

@@ -23,7 +23,7 @@ VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Miniature:
-    """Simple scenes under 23 conditions of motion, camera, style and concept.
+    """Simple scenes under 26 conditions of motion, camera, style and concept.
 
     What: `count` H.264 videos that all begin with a plain scene; what then happens is one condition, at a strength near 1.
         Five shapes in six colours on four grounds; six of the thirty subjects are shown in the validation split alone,
@@ -55,11 +55,16 @@ class Miniature:
     """Put a second object into every scene."""
     turn: float = 0.0
     """Slides and tints may be off their named direction or hue by up to so many degrees either way."""
+    events: Literal[1, 2] = 1
+    """2: a second condition follows in the clip's second half, and the caption says both in their order; the label joins their names by `>`."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.frames < 2 or self.fps <= 0 or min(self.height, self.width) < 16 or self.height % 2 or self.width % 2 or not 0 <= self.turn <= 45:
             got = f"count={self.count} frames={self.frames} fps={self.fps:g} height={self.height} width={self.width} turn={self.turn:g}"
             raise CallError(f"miniature: got {got}; wants one video or more, two frames or more, even sides of 16 or more, turn 0 to 45. Type --set miniature.count=480")
+        if self.events not in (1, 2) or (self.events == 2 and len(self.conditions) < 3):
+            got = f"{self.events} of {len(self.conditions)} conditions"
+            raise CallError(f"miniature: a clip shows one or two events, two of three conditions or more; got {got}. Type --set miniature.events=1")
         for name in self.conditions:
             if name not in CONDITIONS:
                 raise CallError(f"miniature: there is no condition {name!r}. Known: {', '.join(CONDITIONS)}.")
@@ -92,7 +97,7 @@ class Miniature:
 
     def made(self, index: int) -> Made:
         """What video `index` shows: conditions in turn, everything else drawn from (seed, index)."""
-        return draw_made(self.seed, index, conditions=self.conditions, two=self.pairs, turn=self.turn)
+        return draw_made(self.seed, index, conditions=self.conditions, two=self.pairs, turn=self.turn, events=self.events)
 
     def file(self, made: Made) -> str:
         """The name of one file under the root."""
@@ -119,5 +124,5 @@ class Miniature:
 
     def _digest(self) -> str:
         """Tells files of other settings apart; captions are not in the files."""
-        settings = (VERSION, self.frames, self.fps, self.height, self.width, self.seed, self.conditions, self.pairs, self.turn)
+        settings = (VERSION, self.frames, self.fps, self.height, self.width, self.seed, self.conditions, self.pairs, self.turn, *([self.events] if self.events > 1 else []))
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
