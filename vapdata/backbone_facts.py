@@ -111,6 +111,10 @@ class ClipFacts:
     bytes: int | None = None
     architecture: str | None = None
     """open_clip's name of its shapes, for plans made without its weights; None for a tiny one, which is always here."""
+    mask_layer: int = -2
+    """The block that masks are made from, 0-based, negative from the last."""
+    mask_kernel: int = 3
+    """Side of the mean filter over the grid of patches."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,8 @@ class ClipMask:
     """Attention, MLP and fused masks of the first frame for the caption.
 
     What: per-patch scores <feature, text> of CLIP's penultimate block. Attention contributions: min-max, contrast
-        sigmoid(5 z), 3 x 3 mean. MLP features: inverse min-max, 3 x 3 mean. Fused: a + b - ab, min-max.
+        sigmoid(5 z), 3 x 3 mean. MLP features: inverse min-max, 3 x 3 mean. Fused: a + b - ab, min-max. (The tiny CLIP's: of its
+        first block, without the mean.)
     Reads: first, caption.
     Writes: product `<clip>-mask-<H>x<W>` in `masks`: f32 (3, rows, columns) in [0, 1], order attention, mlp, fused;
         column text_truncated. A clip without caption gets no row.
@@ -50,16 +51,16 @@ class ClipMask:
     """Another hub id or a local folder in open_clip's format instead of the backbone's own."""
     image_size: int | None = None
     """Side of CLIP's square in pixels (224, 336); None is the model's own, another interpolates its positions."""
-    layer: int = -2
-    """Block, 0-based, negative from the last: -2 is 22 of 24 (API's command line), -1 its function default."""
+    layer: int | None = None
+    """Block, 0-based, negative from the last. None: the model's own, -2 for ViT-L, which is 22 of 24 (API's command line; -1 is its function default)."""
     mlp_feature: Literal["output", "branch"] = "output"
     """The residual stream after the block (API's code), or what the block's MLP adds alone (SSG-DiT's words)."""
     mlp_inverse: bool = True
     """Late patches resemble the text least where it speaks of them; False keeps the sign."""
     coefficient: float = 5.0
     """Contrast: 5 on API's command line, 10 in its function."""
-    kernel: int = 3
-    """Side of the mean filter, odd; 1 switches it off."""
+    kernel: int | None = None
+    """Side of the mean filter, odd; 1 switches it off. None: the model's own, 3 for ViT-L."""
     geometry: Literal["stretch", "crop"] = "stretch"
     """How the frame becomes a square: squeezed, so that all of it is seen, or its middle cut out (the rest is unseen)."""
     long_caption: Literal["first_sentence", "cut"] = "first_sentence"
@@ -69,7 +70,7 @@ class ClipMask:
 
     def __post_init__(self) -> None:
         backbone(self.backbone)
-        if self.kernel < 1 or self.kernel % 2 == 0:
+        if self.kernel is not None and (self.kernel < 1 or self.kernel % 2 == 0):
             raise CallError(f"clip_mask.kernel = {self.kernel}: wanted an odd number, 1 or more. Use 3.")
         if self.coefficient <= 0:
             raise CallError(f"clip_mask.coefficient = {self.coefficient}: wanted more than 0. Use 5.")
@@ -78,6 +79,16 @@ class ClipMask:
     def facts(self) -> Backbone:
         """The backbone's numbers."""
         return backbone(self.backbone)
+
+    @property
+    def block(self) -> int:
+        """The block that masks are made from."""
+        return self.facts.clip.mask_layer if self.layer is None else self.layer
+
+    @property
+    def side(self) -> int:
+        """Side of the mean filter."""
+        return self.facts.clip.mask_kernel if self.kernel is None else self.kernel
 
     def products(self) -> tuple[Product, ...]:
         """The one product."""
@@ -90,11 +101,11 @@ class ClipMask:
             "model_id": weight.model_id,
             "revision": revision,
             "image_size": self.image_size,
-            "layer": self.layer,
+            "layer": self.block,
             "mlp_feature": self.mlp_feature,
             "mlp_inverse": self.mlp_inverse,
             "coefficient": float(self.coefficient),
-            "kernel": self.kernel,
+            "kernel": self.side,
             "geometry": self.geometry,
             "long_caption": self.long_caption,
             "grids": list(GRIDS),
@@ -151,7 +162,7 @@ class OpenClipMask:
             force_image_size=spec.image_size,
         )
         self._model.eval().requires_grad_(False)
-        self._visual = clip_features.check(self._model.visual, spec.layer, weight.model_id)
+        self._visual = clip_features.check(self._model.visual, spec.block, weight.model_id)
         self._tokenizer = open_clip.get_tokenizer(name)
         settings = dict(self._visual.preprocess_cfg)
         settings["resize_mode"] = "squash" if spec.geometry == "stretch" else "shortest"
@@ -189,7 +200,7 @@ class OpenClipMask:
             with torch.autocast(self._device.split(":")[0], torch.bfloat16, enabled=self._device != "cpu"):
                 text = self._model.encode_text(tokens, normalize=True)
                 with_features = clip_features.patch_features(
-                    self._visual, pictures, self._spec.layer, self._spec.mlp_feature
+                    self._visual, pictures, self._spec.block, self._spec.mlp_feature
                 )
             return self._grids(with_features, text.float()).cpu().numpy()
 
@@ -207,8 +218,8 @@ class OpenClipMask:
 
         shape = (-1, *self._visual.grid_size)
         scores = [torch.einsum("bpd,bd->bp", part, text).reshape(shape) for part in (features.attention, features.mlp)]
-        attention = mask_maths.attention_mask(scores[0], self._spec.coefficient, self._spec.kernel)
-        mlp = mask_maths.mlp_mask(scores[1], self._spec.kernel, inverse=self._spec.mlp_inverse)
+        attention = mask_maths.attention_mask(scores[0], self._spec.coefficient, self._spec.side)
+        mlp = mask_maths.mlp_mask(scores[1], self._spec.side, inverse=self._spec.mlp_inverse)
         fused = mask_maths.minmax(mask_maths.fuse(attention, mlp))
         return torch.stack([attention, mlp, fused], dim=1)
 

@@ -39,18 +39,21 @@ def only(cells: list[list[Cell]]) -> Cell:
     return cell
 
 
-def test_masks_equal_open_clips_own_functions_taken_apart(tiny_models: Path, opened: OpenClipMask, sample: Callable[..., Sample]) -> None:
-    one = sample()
+@pytest.mark.parametrize(("asked", "block", "kernel"), [({}, 0, 1), ({"layer": 2, "kernel": 3}, 2, 3), ({"layer": -2}, 2, 1)])
+def test_masks_equal_open_clips_own_functions_taken_apart(
+    tiny_models: Path, spec: ClipMask, sample: Callable[..., Sample], asked: dict[str, int], block: int, kernel: int
+) -> None:
+    one, opened = sample(), dataclasses.replace(spec, **asked).open("cpu")
     name = f"local-dir:{tiny_models / 'clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     model = model.eval()
     picture = preprocess(Image.fromarray(one.first))[None]
     with torch.no_grad():
         text = model.encode_text(open_clip.get_tokenizer(name)([one.caption.text]), normalize=True)
-        features = clip_features.patch_features(model.visual, picture, 2)
+        features = clip_features.patch_features(model.visual, picture, block)
         torch.testing.assert_close(features.image, model.encode_image(picture), rtol=0, atol=1e-5)
-    attention = mask_maths.attention_mask((features.attention @ text[0]).reshape(1, 12, 12), 5, 3)
-    mlp = mask_maths.mlp_mask((features.mlp @ text[0]).reshape(1, 12, 12), 3)
+    attention = mask_maths.attention_mask((features.attention @ text[0]).reshape(1, 12, 12), 5, kernel)
+    mlp = mask_maths.mlp_mask((features.mlp @ text[0]).reshape(1, 12, 12), kernel)
     expected = torch.stack([attention, mlp, mask_maths.minmax(mask_maths.fuse(attention, mlp))], dim=1)[0]
     np.testing.assert_allclose(only(opened.encode([one])).data, expected.numpy(), atol=1e-5)
 
@@ -95,7 +98,7 @@ def test_picture_and_text_both_change_the_mask(opened: OpenClipMask, sample: Cal
         ({"mlp_feature": "branch"}, ["attention"]),
         ({"mlp_inverse": False}, ["attention"]),
         ({"coefficient": 10.0}, ["mlp"]),
-        ({"kernel": 1}, []),
+        ({"kernel": 3}, []),
         ({"geometry": "crop"}, []),
         ({"image_size": 64}, []),
     ],
@@ -111,9 +114,9 @@ def test_each_switch_changes_what_it_should_and_the_settings(
         assert equal == (grid in same), grid
 
 
-def test_layer_counts_from_the_front_or_the_back(spec: ClipMask, opened: OpenClipMask, sample: Callable[..., Sample]) -> None:
-    front = dataclasses.replace(spec, layer=2).open("cpu")
-    np.testing.assert_array_equal(only(front.encode([sample()])).data, only(opened.encode([sample()])).data)
+def test_layer_counts_from_the_front_or_the_back(spec: ClipMask, sample: Callable[..., Sample]) -> None:
+    front, back = (dataclasses.replace(spec, layer=layer).open("cpu") for layer in (2, -2))
+    np.testing.assert_array_equal(only(front.encode([sample()])).data, only(back.encode([sample()])).data)
 
 
 def test_a_caption_beyond_77_tokens_is_flagged_and_its_first_sentence_goes_in(opened: OpenClipMask, sample: Callable[..., Sample]) -> None:
@@ -170,7 +173,9 @@ def test_bad_settings_are_refused_at_once(sampling: Sampling) -> None:
 
 def test_the_real_model_is_named_by_its_file_when_absent(sampling: Sampling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    absent = weights.missing(ClipMask(backbone="cogvideox-2b", sampling=sampling).weights())
+    real = ClipMask(backbone="cogvideox-2b", sampling=sampling)
+    assert (real.block, real.side) == (-2, 3)
+    absent = weights.missing(real.weights())
     assert [one.file for one in absent] == ["open_clip_config.json", "open_clip_model.safetensors"]
     assert absent[0].weight.how == "hf download timm/vit_large_patch14_clip_336.openai"
 
