@@ -52,6 +52,17 @@ def miniature_wan() -> Recipe:
     return wan_i2v("tiny-wan", MINIATURE_GRID, name="miniature-wan")
 
 
+def miniature_methods() -> Recipe:
+    """As `miniature`, with what Frame-wise Conditioning Adaptation reads of a clip: BLIP-2's tokens and words."""
+    return _cogvideox("tiny-cogvideox", MINIATURE_GRID, frame_words=True, name="miniature-methods")
+
+
+def miniature_wan_methods() -> Recipe:
+    """As `miniature-wan`, with what SSG-DiT and Focal Guidance read of a clip: masks and keywords."""
+    grid: dict[str, Any] = {"backbone": "tiny-wan", "sampling": MINIATURE_GRID}
+    return wan_i2v("tiny-wan", MINIATURE_GRID, (ClipMask(**grid), ImageTokens(**grid, tower="clip"), Keywords(**grid)), name="miniature-wan-methods")
+
+
 def tiny_hunyuan() -> Recipe:
     """Small clips for the embedded HunyuanVideo-class models, image-to-video: 9 frames of 96 x 160, CPU, no network."""
     grid: dict[str, Any] = {"backbone": "tiny-hunyuan", "sampling": TINY_GRID}

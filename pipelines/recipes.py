@@ -28,6 +28,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny-hunyuan": backbone_recipes.tiny_hunyuan,
     "miniature": backbone_recipes.miniature,
     "miniature-wan": backbone_recipes.miniature_wan,
+    "miniature-methods": backbone_recipes.miniature_methods,
+    "miniature-wan-methods": backbone_recipes.miniature_wan_methods,
     "cogvideox-2b": backbone_recipes.cogvideox_2b,
     "cogvideox-5b-i2v": backbone_recipes.cogvideox_5b_i2v,
     "wan2.1-t2v-1.3b": backbone_recipes.wan_t2v_1_3b,

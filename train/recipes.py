@@ -51,6 +51,28 @@ def vap_miniature(backbone: str) -> Run:
     )
 
 
+def _miniature(tiny: Run) -> Run:
+    """A method's tiny run, on the miniature world: 600 steps of 32 clips."""
+    name = tiny.name.replace("-tiny", "-miniature")
+    return replace(tiny, name=name, steps=600, global_batch=32, micro_batch=32, evaluation=Evaluation(every=0, samples=32, timesteps=8, batch=32))
+
+
+def fca_miniature(backbone: str) -> Run:
+    """Frame-wise Conditioning Adaptation on the miniature world: 600 steps of 32 clips."""
+    return _miniature(fca_tiny(backbone))
+
+
+def ssg_miniature(backbone: str) -> Run:
+    """SSG-DiT on the miniature world: 600 steps of 32 clips; the picture is 32 pixels wide, so the encoder reads it as it is, and the blur is wider than 2 %."""
+    run = _miniature(ssg_tiny(backbone))
+    return replace(run, method=Ssg(image_encoder="conv", conv_side=32, conv_patch=4, conv_width=64, conv_depth=2, blur=0.15))
+
+
+def fg_miniature(backbone: str) -> Run:
+    """Focal Guidance's post-training on the miniature world: 600 steps of 32 clips."""
+    return _miniature(fg_tiny(backbone))
+
+
 def vap_paper(backbone: str) -> Run:
     """Video-As-Prompt as the paper states it (ICLR 2026): 1e-5, about 20,000 steps, 48 GPUs with one sample each; AdamW as released."""
     return _vap("vap-paper", backbone, steps=20_000, lr=1e-5)
@@ -246,6 +268,9 @@ RECIPES: dict[str, Callable[[str], Run]] = {
     "fg-12k": fg_12k,
     "vap-miniature": vap_miniature,
     "full-miniature": full_miniature,
+    "fca-miniature": fca_miniature,
+    "ssg-miniature": ssg_miniature,
+    "fg-miniature": fg_miniature,
 }
 """Recipe name -> function from a backbone's name to a run."""
 

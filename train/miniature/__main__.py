@@ -3,7 +3,8 @@
     python -m train.miniature --tier smoke|cpu|gpu [--out FOLDER] [--only PART ...] [--backbone NAME]      (`make miniature`: cpu)
 
 Catalogs, methods and samples are made from nothing beside the tiny models that ship, and scored without a learned judge: each clip's
-scene is known, so every condition is rendered for it and the nearest is taken. Writes table.md, figures.json and a contact sheet a row.
+scene is known, so every condition is rendered for it and the nearest is taken. Writes table.md, each part's figures and a contact sheet a row.
+Stopped, the same command goes on at the part that it was at; other tiny models begin anew.
 Exit status: 0 every check of the tier holds, 1 one does not, 2 the call was wrong. Exercised by
 `pytest tests/train/miniature/test_bench.py`.
 """
@@ -31,32 +32,41 @@ COLUMNS = ("accuracy", "but_fade", "psnr_db", "clips", "pointing", "iou", "plain
 @click.option("--out", type=click.Path(path_type=Path), default=Path("miniature"), show_default=True, help="Folder for catalogs, runs, sheets and the table.")
 @click.option("--only", multiple=True, type=click.Choice(list(TRIALS)), help="Only this part of the table; may be repeated.")
 @click.option("--backbone", type=click.Choice(["tiny-cogvideox", "tiny-wan"]), default="tiny-cogvideox", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:0: where methods train and clips are made; catalogs are built on the CPU.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="Instead of the tier's seeds; may be repeated.")
-def command(tier: str, out: Path, only: Sequence[str], backbone: str, seeds: Sequence[int]) -> None:
+def command(tier: str, out: Path, only: Sequence[str], backbone: str, device: str, seeds: Sequence[int]) -> None:
     """Trains methods on the miniature world and prints what they learned as one table."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(1)
     try:
-        held = bench(TIERS[tier], out, only or tuple(TRIALS), backbone, seeds)
+        held = bench(TIERS[tier], out, only or tuple(TRIALS), backbone, seeds, device)
     except VapdataError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, CallError) else 1)
     sys.exit(0 if held else 1)
 
 
-def bench(tier: Tier, out: Path, parts: Sequence[str], backbone: str, seeds: Sequence[int] = ()) -> bool:
+def bench(tier: Tier, out: Path, parts: Sequence[str], backbone: str, seeds: Sequence[int] = (), device: str = "cpu") -> bool:
     """Runs the parts for every seed, prints and writes the table; whether the tier's checks hold."""
     found: list[list[Row]] = []
     for seed in seeds or tier.seeds:
         folder = out / f"{tier.name}-{backbone}-seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        found.append([row for part in parts for row in TRIALS[part](Bench(tier, seed, folder, backbone))])
-        (folder / "figures.json").write_text(json.dumps({row.name: row.figures for row in found[-1]}, indent=1))
+        found.append([row for part in parts for row in _rows(Bench(tier, seed, folder, backbone, device), part)])
     figures = averaged(found)
     text = table(figures)
     (out / "table.md").write_text(text + "\n")
     click.echo(text)
     return checked(figures) if tier.checked else True
+
+
+def _rows(bench: Bench, part: str) -> list[Row]:
+    """A part's rows: those that this folder holds of an earlier call, else worked out and kept in it."""
+    kept = bench.folder / f"{part}-{bench.version}.json"
+    if not kept.is_file():
+        made = {row.name: row.figures for row in TRIALS[part](bench)}
+        kept.write_text(json.dumps(made, indent=1))
+    return [Row(name=name, figures=figures) for name, figures in json.loads(kept.read_text()).items()]
 
 
 def averaged(found: Sequence[Sequence[Row]]) -> dict[str, dict[str, tuple[float, float]]]:

@@ -6,13 +6,14 @@ Exercised by `pytest tests/train/miniature/test_bench.py`.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from train.full import Full
+from train.method import Method, MethodModule
 from train.miniature import masks
 from train.miniature.commands import run
 from train.miniature.scoring import score
@@ -21,7 +22,7 @@ from train.miniature.tiers import UNSEEN, Tier
 from train.sheet import Row as Strip
 from train.sheet import picked, sheet
 from train.trained_run import open_run
-from train.vap import Vap
+from vapdata import tiny
 from vapdata.scenes import caption
 
 log = logging.getLogger("train")
@@ -41,13 +42,28 @@ class Row:
 class Bench:
     """One tier, one seed, one folder."""
 
-    def __init__(self, tier: Tier, seed: int, folder: Path, backbone: str) -> None:
-        self.tier, self.seed, self.folder, self.backbone = tier, seed, folder, backbone
+    def __init__(self, tier: Tier, seed: int, folder: Path, backbone: str, device: str = "cpu") -> None:
+        self.tier, self.seed, self.folder, self.backbone, self.device = tier, seed, folder, backbone, torch.device(device)
         self.world = World(folder=folder, backbone=backbone, clips=tier.clips, seed=seed)
+        self.version = tiny.version(backbone)
 
-    def studio(self, method: Full | Vap) -> Studio:
+    def ordered(self) -> "Bench":
+        """The same with clips of two events, one after the other, in a catalog of their own."""
+        made = Bench(self.tier, self.seed, self.folder / "ordered", self.backbone, str(self.device))
+        made.world = replace(made.world, events=2)
+        return made
+
+    def studio(self, method: Method) -> Studio:
         """The catalog as it is now, for this method."""
-        return Studio(self.world, method, seed=self.seed, steps=self.tier.denoising)
+        return Studio(self.world, method, seed=self.seed, steps=self.tier.denoising, device=self.device)
+
+    def trained(self, method: str) -> tuple[Studio, MethodModule]:
+        """A method trained on the catalog as it is now, or earlier in this folder, and what makes its clips."""
+        run = open_run(self.train(method), device=self.device, dtype=torch.float32)
+        assert run.module is not None
+        studio = self.studio(run.method)
+        studio.backbone = run.backbone
+        return studio, run.module
 
     def row(self, name: str, studio: Studio, made: Sequence[Clip], *, followed: bool = False, more: Mapping[str, float] | None = None) -> Row:
         """What the clips show, as a row; with `followed` measured against their references. Its contact sheet lies in the folder."""
@@ -59,11 +75,11 @@ class Bench:
 
     def train(self, method: str) -> Path:
         """Trains a method beside the backbone that ships; the run's folder."""
-        out = self.folder / method
+        out = self.folder / f"{method}-{self.version}"
         if not (out / "export").is_dir():
             steps = ("--steps", str(self.tier.steps)) if self.tier.steps else ()
             words = ["-m", f"train.{method}", "--catalog", self.world.catalog, "--backbone", self.backbone, "--recipe", f"{method}-miniature", "--out", str(out)]
-            run([*words, "--seed", str(self.seed), *steps], self.folder)
+            run([*words, "--seed", str(self.seed), "--device", str(self.device), *steps], self.folder)
         return out
 
     def _sheet(self, name: str, studio: Studio, made: Sequence[Clip]) -> None:
@@ -105,24 +121,52 @@ def of_vap(bench: Bench) -> list[Row]:
     """Video-As-Prompt on neutral captions: only the reference can tell what happens. Some conditions are never trained on."""
     bench.world.build("neutral")
     bench.world.pair(UNSEEN)
-    trained = open_run(bench.train("vap"), device=torch.device("cpu"), dtype=torch.float32)
-    assert isinstance(trained.method, Vap) and trained.module is not None
-    studio = bench.studio(trained.method)
-    studio.backbone = trained.backbone
+    studio, expert = bench.trained("vap")
     seen, unseen = studio.samples("validation", bench.tier.judged), studio.samples("test", bench.tier.judged)
     rows = []
     for guidance in (None, 2.0):
         told = f", reference guidance {guidance:g}" if guidance else ""
-        rows.append(bench.row(f"vap right reference{told}", studio, studio.clips(seen, trained.module, reference_guidance=guidance)))
-        shuffled = studio.clips(seen, trained.module, reference_guidance=guidance, references="shuffled")
+        rows.append(bench.row(f"vap right reference{told}", studio, studio.clips(seen, expert, reference_guidance=guidance)))
+        shuffled = studio.clips(seen, expert, reference_guidance=guidance, references="shuffled")
         rows.append(bench.row(f"vap shuffled reference{told}", studio, shuffled))
         rows.append(bench.row(f"vap shuffled reference{told}, followed", studio, shuffled, followed=True))
     if unseen:
-        rows.append(bench.row("vap unseen conditions, reference guidance 2", studio, studio.clips(unseen, trained.module, reference_guidance=2.0)))
-    silent, stock = (studio.clips(seen, module, references="none") for module in (trained.module, None))
+        rows.append(bench.row("vap unseen conditions, reference guidance 2", studio, studio.clips(unseen, expert, reference_guidance=2.0)))
+    silent, stock = (studio.clips(seen, module, references="none") for module in (expert, None))
     same = float(np.mean([np.array_equal(one.frames, other.frames) for one, other in zip(silent, stock, strict=True)]))
     return [*rows, bench.row("vap no reference", studio, silent, more={"stock": same})]
 
 
-TRIALS: Mapping[str, Callable[[Bench], list[Row]]] = {"masks": of_masks, "full": of_full, "vap": of_vap}
+OWN = {"fca": ("words", "words_mask", "image_tokens"), "ssg": ("picture", "masks"), "fg": ("keyword_maps", "keyword_anchors", "keyword_spans", "keyword_mask")}
+"""Method -> what it alone reads of a clip, beside what its backbone reads."""
+
+
+def _of_told(method: str) -> Callable[[Bench], list[Row]]:
+    """Rows of a method on captions that say what happens: as it is meant, with its own inputs of another clip, and the backbone alone on the same clips.
+
+    FCA, whose text differs from frame to frame, is asked for two events in their order.
+    """
+
+    def rows(bench: Bench) -> list[Row]:
+        bench = bench.ordered() if method == "fca" else bench
+        if bench.backbone not in MADE_FOR[method]:
+            log.info("%s: no rows, it is made for %s. Type --backbone %s", method, " and ".join(MADE_FOR[method]), MADE_FOR[method][0])
+            return []
+        bench.world.build("full", methods=True)
+        studio, module = bench.trained(method)
+        samples = studio.samples("validation", bench.tier.judged)
+        made = {
+            "the backbone alone": studio.clips(samples, None, guidance=2.0),
+            "caption, guidance 2": studio.clips(samples, module, guidance=2.0),
+            "another clip's inputs, guidance 2": studio.clips(samples, module, guidance=2.0, exchanged=OWN[method]),
+        }
+        return [bench.row(f"{method} {told}", studio, clips) for told, clips in made.items()]
+
+    return rows
+
+
+MADE_FOR: Mapping[str, tuple[str, ...]] = {"fca": ("tiny-cogvideox",), "ssg": ("tiny-wan", "tiny-cogvideox"), "fg": ("tiny-wan",)}
+"""Method -> backbones that it works on, of those that are trained here."""
+
+TRIALS: Mapping[str, Callable[[Bench], list[Row]]] = {"masks": of_masks, "full": of_full, "vap": of_vap, **{method: _of_told(method) for method in OWN}}
 """Name of a part of the table -> what makes its rows, in the order of the table."""

@@ -4,13 +4,13 @@ Near is the mean squared error of the frames behind the first. `fade` attracts b
 one that is smeared: figures are given with it and without. Exercised by `pytest tests/train/miniature/test_scoring.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vapdata.scenes import CONDITIONS, Scene, render
+from vapdata.scenes import CONDITIONS, Condition, Scene, render, then
 
 FADE = "fade"
 
@@ -37,14 +37,20 @@ class Score:
     psnr_db: float | None
 
 
-def seen(scene: Scene, wanted: str, frames: UInt8[np.ndarray, "t h w 3"], names: Sequence[str] = tuple(CONDITIONS)) -> Seen:
-    """What `frames` show of the scene, among the conditions `names`."""
+def seen(scene: Scene, wanted: str, frames: UInt8[np.ndarray, "t h w 3"], among: Mapping[str, Condition] = CONDITIONS) -> Seen:
+    """What `frames` show of the scene, among conditions of which `wanted` is one."""
     count, height, width = frames.shape[:3]
     made = frames[1:].astype(np.float32)
-    errors = {name: float(np.square(render(scene, CONDITIONS[name], frames=count, height=height, width=width)[1:] - made).mean()) for name in {*names, wanted}}
-    left = {name: error for name, error in errors.items() if name in names}
+    errors = {name: float(np.square(render(scene, each, frames=count, height=height, width=width)[1:] - made).mean()) for name, each in among.items()}
     psnr = 10 * np.log10(255**2 / max(errors[wanted], 1e-6))
-    return Seen(wanted=wanted, nearest=_least(left), nearest_but_fade=_least({name: error for name, error in left.items() if name != FADE}), psnr_db=float(psnr))
+    return Seen(wanted=wanted, nearest=_least(errors), nearest_but_fade=_least({name: error for name, error in errors.items() if name != FADE}), psnr_db=float(psnr))
+
+
+def orders(name: str) -> dict[str, Condition]:
+    """What a clip of the ordered event `name`, "first>second", may be taken for: that, the other order, and either condition alone."""
+    first, second = name.split(">")
+    both = [then(CONDITIONS[one], CONDITIONS[other]) for one, other in ((first, second), (second, first))]
+    return {**{each.name: each for each in both}, first: CONDITIONS[first], second: CONDITIONS[second]}
 
 
 def score(found: Sequence[Seen]) -> Score:

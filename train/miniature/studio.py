@@ -6,7 +6,7 @@ Catalogs and runs are made by the project's own commands, in processes of their 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,15 +22,15 @@ from train.denoise import denoise, scheduler_from
 from train.index import build_index
 from train.method import Backbone, Method, MethodModule
 from train.miniature.commands import run
-from train.miniature.scoring import Seen, seen
+from train.miniature.scoring import Seen, orders, seen
 from train.objective import seed_of
 from train.samples import Index
 from vapdata import backbones
 from vapdata.scenes import CONDITIONS, Made, draw_made
 
 RECIPES = {"tiny-cogvideox": "miniature", "tiny-wan": "miniature-wan"}
-"""Backbone -> the recipe of its catalog."""
-AT_ONCE = 26
+"""Backbone -> the recipe of its catalog: what the backbone itself and Video-As-Prompt read. With `-methods` behind it, what the others read too."""
+AT_ONCE = {"cpu": 26, "cuda": 104}
 """Clips that are denoised together."""
 
 
@@ -46,6 +46,8 @@ class World:
     """Two objects in every scene."""
     turn: float = 0.0
     """Degrees that slides and tints may be off."""
+    events: Literal[1, 2] = 1
+    """Conditions that a clip shows one after the other."""
     where: str = "true"
     """Which clips are encoded."""
 
@@ -54,17 +56,17 @@ class World:
         """Where it lies."""
         return str(self.folder / "catalog")
 
-    def building(self, captions: Literal["full", "neutral"]) -> list[str]:
-        """What is typed to make the catalog, or to encode other captions anew in one that is there."""
-        own = {"count": self.clips, "seed": self.seed, "captions": captions, "pairs": str(self.pairs).lower(), "turn": f"{self.turn:g}"}
+    def building(self, captions: Literal["full", "neutral"], *, methods: bool = False) -> list[str]:
+        """What is typed to make the catalog, or to encode other captions anew in one that is there. `methods`: with what FCA, SSG and FG read."""
+        own = {"count": self.clips, "seed": self.seed, "captions": captions, "pairs": str(self.pairs).lower(), "turn": f"{self.turn:g}", "events": self.events}
         named = "miniature-two" if self.pairs else "miniature"  # a catalog takes other videos under another name
         places = ("--root", str(self.folder / "videos"), "--name", named, "--catalog", self.catalog)
         settings = (word for name, value in own.items() for word in ("--set", f"miniature.{name}={value}"))
-        return ["-m", "vapdata.cli", "build", "--source", "miniature", *places, "--recipe", RECIPES[self.backbone], "--where", self.where, *settings]
+        return ["-m", "vapdata.cli", "build", "--source", "miniature", *places, "--recipe", RECIPES[self.backbone] + "-methods" * methods, "--where", self.where, *settings]
 
-    def build(self, captions: Literal["full", "neutral"]) -> None:
+    def build(self, captions: Literal["full", "neutral"], *, methods: bool = False) -> None:
         """Does it."""
-        run(self.building(captions), self.folder)
+        run(self.building(captions, methods=methods), self.folder)
 
     def pair(self, held_out: Sequence[str]) -> None:
         """Pairs clips that show the same condition; those of `held_out` are for testing alone."""
@@ -74,7 +76,7 @@ class World:
         """What a clip shows, told by the number in its name."""
         found = re.search(r"-(\d+)\.mp4", clip_id)
         assert found, clip_id
-        return draw_made(self.seed, int(found[1]), conditions=tuple(CONDITIONS), two=self.pairs, turn=self.turn)
+        return draw_made(self.seed, int(found[1]), conditions=tuple(CONDITIONS), two=self.pairs, turn=self.turn, events=self.events)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +91,21 @@ class Clip:
 class Studio:
     """A backbone and what a method reads of a world's catalog, ready to make clips."""
 
-    def __init__(self, world: World, method: Method, *, seed: int, steps: int) -> None:
+    def __init__(self, world: World, method: Method, *, seed: int, steps: int, device: torch.device) -> None:
         facts = backbones.backbone(world.backbone)
-        self.world, self.seed, self.steps = world, seed, steps
-        self.backbone: Backbone = load_backbone(facts, dtype=torch.float32, device=torch.device("cpu"))
+        self.world, self.seed, self.steps, self.device = world, seed, steps, device
+        self.backbone: Backbone = load_backbone(facts, dtype=torch.float32, device=device)
         reads = method.reads(facts) | self.backbone.reads()
         self.index: Index = build_index(Catalog.open(world.catalog), facts, reads, where=world.where, method=method.name)
         self.loader = Loader(self.index, facts, self.backbone.objective, seed=seed, global_batch=1, micro_batch=1)
-        self.decoder = Decoder(facts, torch.device("cpu"))
+        self.decoder = Decoder(facts, device)
 
     def samples(self, split: str, count: int) -> list[int]:
         """Numbers of `count` samples of held-out subjects in this split, evenly over conditions."""
         numbers = [number for number, sample in enumerate(self.index.samples) if sample.split == split and self.world.made(sample.target).scene.subject.held_out]
         by_condition: dict[str, list[int]] = {}
         for number in numbers:
-            by_condition.setdefault(self.world.made(self.index.samples[number].target).condition.name, []).append(number)
+            by_condition.setdefault(self.world.made(self.index.samples[number].target).condition.name.partition(">")[0], []).append(number)
         turns = [members[place] for place in range(max(map(len, by_condition.values()), default=0)) for members in by_condition.values() if place < len(members)]
         return turns[:count]
 
@@ -115,12 +117,16 @@ class Studio:
         guidance: float = 1.0,
         reference_guidance: float | None = None,
         references: Literal["right", "shuffled", "none"] = "right",
+        exchanged: Sequence[str] = (),
     ) -> list[Clip]:
-        """One clip for each sample: the noise follows from seed and target, so rows differ in nothing but what they say."""
+        """One clip for each sample: the noise follows from seed and target, so rows differ in nothing but what they say.
+
+        `exchanged`: fields of a target's side that it is given of another clip, of another condition.
+        """
         made = []
-        for start in range(0, len(samples), AT_ONCE):
-            some = samples[start : start + AT_ONCE]
-            batch = self.loader.grid(some, torch.zeros(len(some)), [0] * len(some), shuffled=references == "shuffled")
+        for some in self._parts(samples):
+            batch = self.loader.grid(some, torch.zeros(len(some)), [0] * len(some), shuffled=references == "shuffled").to(self.device)
+            batch = replace(batch, target=replace(batch.target, **{name: getattr(batch.target, name).roll(1, 0) for name in exchanged}))
             sides = () if references == "none" else batch.references
             latents = denoise(
                 module,
@@ -142,13 +148,18 @@ class Studio:
     def targets(self, samples: Sequence[int]) -> list[Clip]:
         """The true clips, through the VAE and back."""
         made = []
-        for start in range(0, len(samples), AT_ONCE):
-            some = samples[start : start + AT_ONCE]
-            side = self.loader.grid(some, torch.zeros(len(some)), [0] * len(some)).target
+        for some in self._parts(samples):
+            side = self.loader.grid(some, torch.zeros(len(some)), [0] * len(some)).target.to(self.device)
             made += [Clip(target=clip, frames=frames, references=()) for clip, frames in zip(side.clip_ids, self.decoder.frames(side.video), strict=True)]
         return made
 
-    def seen(self, made: Sequence[Clip], *, of: Literal["target", "reference"] = "target", names: Sequence[str] = tuple(CONDITIONS)) -> list[Seen]:
-        """What the clips show of their own scenes, measured against the target's condition or the reference's."""
+    def _parts(self, samples: Sequence[int]) -> list[Sequence[int]]:
+        """Samples that are denoised together."""
+        step = AT_ONCE[self.device.type]
+        return [samples[start : start + step] for start in range(0, len(samples), step)]
+
+    def seen(self, made: Sequence[Clip], *, of: Literal["target", "reference"] = "target") -> list[Seen]:
+        """What the clips show of their own scenes, measured against the target's condition or the reference's; of two events, their order."""
         wanted = [self.world.made(clip.target if of == "target" else clip.references[0]).condition.name for clip in made]
-        return [seen(self.world.made(clip.target).scene, name, clip.frames, names) for clip, name in zip(made, wanted, strict=True)]
+        among = [orders(name) if self.world.events > 1 else CONDITIONS for name in wanted]
+        return [seen(self.world.made(clip.target).scene, name, clip.frames, each) for clip, name, each in zip(made, wanted, among, strict=True)]

@@ -33,7 +33,7 @@ TIERS: Mapping[str, Tier] = {
     each.name: each
     for each in (
         Tier(name="smoke", clips=104, judged=8, scenes=20, steps=6, denoising=4, seeds=(0,), checked=False),
-        Tier(name="cpu", clips=1040, judged=104, scenes=200, steps=None, denoising=20, seeds=(0,), checked=True),
+        Tier(name="cpu", clips=2080, judged=104, scenes=200, steps=None, denoising=20, seeds=(0,), checked=True),
         Tier(name="gpu", clips=5200, judged=520, scenes=1000, steps=3_000, denoising=50, seeds=(0, 1, 2), checked=True),
     )
 }

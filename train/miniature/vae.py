@@ -1,6 +1,6 @@
 """Trains the VAE of a tiny backbone on reconstruction of miniature clips.
 
-    python -m train.miniature.vae tiny-cogvideox --out FOLDER
+    python -m train.miniature.vae tiny-cogvideox --out FOLDER [--device cuda --workers 5 --steps 4000 --batch 64]
 
 The loss is the mean squared error of pixels (-1 to 1) and a small Kullback-Leibler term of the posterior, which is sampled from,
 so that the decoder bears latents that are not quite right. In the end latents are scaled channel by channel to what the
@@ -19,8 +19,9 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from train.miniature import clips
 from vapdata import tiny, tiny_draw, tiny_vae
@@ -47,6 +48,26 @@ class VaeRun:
     kl: float = 1e-4
     """Weight of the Kullback-Leibler term, a mean over latents, beside the pixels' mean squared error."""
     seed: int = 0
+    device: str = "cpu"
+    workers: int = 0
+    """Processes that draw clips beside the training; a step's clips are the same with any number of them."""
+
+
+class Drawn(Dataset[Tensor]):
+    """The run's batches by step, as uint8 (b, t, h, w, 3)."""
+
+    def __init__(self, run: VaeRun) -> None:
+        self.run = run
+
+    def __len__(self) -> int:
+        return self.run.steps
+
+    def __getitem__(self, step: int) -> Tensor:
+        """Drawn from (seed, step) alone: early batches, and later every so many, are of twice as many still frames."""
+        random, run = np.random.default_rng([self.run.seed, 0, step]), self.run
+        early = step < STILL_START * run.steps
+        still = (step % 4 != 3) if early else step % STILL_EVERY == STILL_EVERY - 1
+        return torch.from_numpy(clips.batch(random, 2 * run.batch)[:, :1] if still else clips.batch(random, run.batch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +94,20 @@ def new(name: str) -> Any:
     return model
 
 
-def train(run: VaeRun, folder: Path) -> Any:
-    """The trained VAE, its latents scaled; `folder` gets `metrics.jsonl` while it runs."""
+def train(run: VaeRun, folder: Path, start: Path | None = None) -> Any:
+    """The trained VAE, its latents scaled; `folder` gets `metrics.jsonl` while it runs. `start`: an earlier run's folder to go on from, else drawn weights."""
     torch.manual_seed(run.seed)
-    model, random = new(run.backbone).train(), np.random.default_rng([run.seed, 0])
+    model = new(run.backbone).train()
+    if start is not None:
+        model.load_state_dict(type(model).from_pretrained(start / "vae", local_files_only=True).state_dict())
+    if run.device != "cpu":
+        model.to(run.device, memory_format=torch.contiguous_format)
+        torch.backends.cudnn.benchmark = True  # few shapes, many steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=run.lr, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.lr, total_steps=run.steps, pct_start=0.05, div_factor=10, final_div_factor=100, cycle_momentum=False)
     judged, began = clips.held_out(run.seed, 64), time.perf_counter()
-    for step in range(run.steps):
-        loss, kl = _losses(model, _batch(random, run, step))
+    for step, drawn in enumerate(DataLoader(Drawn(run), batch_size=None, num_workers=run.workers)):
+        loss, kl = _losses(model, pixels(drawn, run.device))
         (loss + run.kl * kl).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -97,13 +123,13 @@ def train(run: VaeRun, folder: Path) -> Any:
             if judge:
                 model.save_pretrained(folder / "unscaled", safe_serialization=True)
     model.eval()
-    rescale(model, backbone(run.backbone).vae, pixels(clips.batch(np.random.default_rng([run.seed, 2]), MEASURED)))
+    rescale(model, backbone(run.backbone).vae, pixels(clips.batch(np.random.default_rng([run.seed, 2]), MEASURED), run.device))
     return model
 
 
-def pixels(frames: np.ndarray) -> Float[Tensor, "b 3 t h w"]:
+def pixels(frames: UInt8[Tensor, "b t h w 3"] | UInt8[np.ndarray, "b t h w 3"], device: str | torch.device = "cpu") -> Float[Tensor, "b 3 t h w"]:
     """uint8 clips, frames first, as a VAE is given them: -1 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+    return torch.as_tensor(frames).to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
 
 
 @torch.no_grad()
@@ -113,7 +139,7 @@ def psnr(model: Any, frames: np.ndarray) -> float:
     model.eval()
     found = []
     for some in np.array_split(frames, math.ceil(len(frames) / 16)):
-        wanted = pixels(some)
+        wanted = pixels(some, _place(model))
         made = model.decode(model.encode(wanted).latent_dist.mean).sample.clamp(-1, 1)
         errors = ((made - wanted) / 2).square().flatten(1).mean(1)
         found += (-10 * errors.log10()).tolist()
@@ -131,7 +157,7 @@ def motion_share(model: Any, seed: int = 0, scenes: int = 12) -> float:
     for _ in range(scenes):
         scene = clips.trained_scene(random, two=False)
         shown = np.stack([render(scene, each, frames=clips.FRAMES, height=clips.SIDE, width=clips.SIDE) for each in CONDITIONS.values()])
-        made.append(model.encode(pixels(shown)).latent_dist.mean)
+        made.append(model.encode(pixels(shown, _place(model))).latent_dist.mean)
     latents = torch.stack(made)
     within = (latents - latents.mean(1, keepdim=True)).square().mean()
     return float(within / (latents - latents.mean((0, 1), keepdim=True)).square().mean())
@@ -151,10 +177,10 @@ def rescale(model: Any, facts: VaeFacts, shown: Float[Tensor, "b 3 t h w"]) -> N
     """
     latents = torch.cat([model.encode(some).latent_dist.mean for some in shown.split(16)])
     deviation, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))
-    wanted = torch.tensor(facts.std) if facts.std else torch.full_like(deviation, 1 / facts.scaling_factor)
+    wanted = deviation.new_tensor(facts.std) if facts.std else torch.full_like(deviation, 1 / facts.scaling_factor)
     gain = wanted / deviation.clamp_min(0.02 * deviation.max())
     if facts.mean:
-        shift = torch.tensor(facts.mean) - gain * mean
+        shift = mean.new_tensor(facts.mean) - gain * mean
         _scale_out(model.quant_conv, gain, shift)
         out = model.post_quant_conv
         out.bias -= (out.weight[:, :, 0, 0, 0] * (shift / gain)).sum(1)
@@ -175,11 +201,9 @@ def _scale_out(conv: Any, gain: Float[Tensor, " c"], shift: Float[Tensor, " c"])
     conv.bias += torch.cat([shift, 2 * gain.log()])
 
 
-def _batch(random: np.random.Generator, run: VaeRun, step: int) -> Float[Tensor, "b 3 t h w"]:
-    early = step < STILL_START * run.steps
-    if (step % 4 != 3) if early else step % STILL_EVERY == STILL_EVERY - 1:
-        return pixels(clips.batch(random, 2 * run.batch)[:, :1])
-    return pixels(clips.batch(random, run.batch))
+def _place(model: Any) -> torch.device:
+    """Where its weights lie; the CPU for a model without."""
+    return next((each.device for each in getattr(model, "parameters", list)()), torch.device("cpu"))
 
 
 def _losses(model: Any, wanted: Float[Tensor, "b 3 t h w"]) -> tuple[Tensor, Tensor]:
@@ -193,15 +217,19 @@ def _losses(model: Any, wanted: Float[Tensor, "b 3 t h w"]) -> tuple[Tensor, Ten
 @click.command(context_settings={"max_content_width": 160, "help_option_names": ["-h", "--help"]})
 @click.argument("name", type=click.Choice(["tiny-cogvideox", "tiny-wan"]))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the VAE in diffusers' format and metrics.jsonl.")
+@click.option("--start", type=click.Path(path_type=Path, exists=True, file_okay=False), help="An earlier run's --out, to go on from; left out: from nothing.")
 @click.option("--steps", type=click.IntRange(1), default=VaeRun.steps, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=VaeRun.batch, show_default=True, help="Clips a step.")
 @click.option("--lr", type=float, default=VaeRun.lr, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def command(name: str, out: Path, steps: int, lr: float, seed: int) -> None:
+@click.option("--device", default=VaeRun.device, show_default=True, help="cpu, cuda or cuda:0.")
+@click.option("--workers", type=click.IntRange(0), default=VaeRun.workers, show_default=True, help="Processes that draw clips; the clips do not depend on it.")
+def command(name: str, out: Path, start: Path | None, steps: int, batch: int, lr: float, seed: int, device: str, workers: int) -> None:
     """Trains the VAE of the tiny backbone NAME."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    model = train(VaeRun(backbone=name, steps=steps, lr=lr, seed=seed), out)
+    model = train(VaeRun(backbone=name, steps=steps, batch=batch, lr=lr, seed=seed, device=device, workers=workers), out, start)
     model.save_pretrained(out / "vae", safe_serialization=True)
     found = quality(model, seed)
     (out / "quality.json").write_text(json.dumps({"psnr_db": found.psnr_db, "motion_share": found.motion_share}))

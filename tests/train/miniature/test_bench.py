@@ -11,7 +11,8 @@ import torch
 from pipelines.prepare import Request, build, in_process
 from pipelines.recipe import EncodeStage, Recipe
 from train.full import Full
-from train.miniature.rows import Bench
+from train.miniature.__main__ import _rows
+from train.miniature.rows import Bench, Row
 from train.miniature.studio import Studio, World
 from train.miniature.tiers import Tier
 from vapdata.clip import Sampling
@@ -69,7 +70,7 @@ def test_samples_are_of_held_out_subjects_and_go_round_the_conditions(bench: Ben
 def test_true_clips_come_through_the_vae_as_what_they_are(bench: Bench, studio: Studio) -> None:
     row = bench.row("target", studio, studio.targets(studio.samples("validation", 20)))
     print(row)
-    assert row.figures["accuracy"] > 0.6
+    assert row.figures["accuracy"] > 0.75
     assert (bench.folder / "sheets" / "target.png").stat().st_size > 1000
 
 
@@ -78,10 +79,39 @@ def test_the_backbone_that_ships_does_what_a_caption_says(bench: Bench, studio: 
     made = studio.clips(samples, None, guidance=2.0)
     told = bench.row("captions", studio, made)
     print(told)
-    assert told.figures["accuracy"] > 0.2 > 5 / len(CONDITIONS), "0.65 is aimed at"
+    assert told.figures["accuracy"] > 0.5 > 12 / len(CONDITIONS)
     alone = studio.clips(samples[:3], None, guidance=2.0)
     apart = [np.abs(one.frames.astype(int) - other.frames.astype(int)).max() for one, other in zip(alone, made[:3], strict=True)]
     assert max(apart) <= 2, "noise follows from seed and target, not from the batch"
+
+
+def test_a_clip_may_be_given_another_clips_caption(bench: Bench, studio: Studio) -> None:
+    samples = studio.samples("validation", 2)
+    own, exchanged = studio.clips(samples, None), studio.clips(samples, None, exchanged=("text", "text_mask"))
+    assert [each.target for each in own] == [each.target for each in exchanged]
+    assert all(np.array_equal(one.frames[0], other.frames[0]) or np.abs(one.frames[0].astype(int) - other.frames[0]).mean() < 8 for one, other in zip(own, exchanged, strict=True))
+    assert all(np.abs(one.frames[-1].astype(int) - other.frames[-1]).mean() > 2 for one, other in zip(own, exchanged, strict=True))
+
+
+def test_rows_that_are_there_are_not_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def made(here: Bench) -> list[Row]:
+        calls.append(here.version)
+        return [Row(name="a", figures={"accuracy": 0.5})]
+
+    monkeypatch.setattr("train.miniature.__main__.TRIALS", {"masks": made})
+    assert _rows(bench, "masks") == _rows(bench, "masks") == [Row(name="a", figures={"accuracy": 0.5})]
+    bench.version = "other weights"
+    assert len(_rows(bench, "masks")) == 1 and len(calls) == 2
+
+
+def test_a_world_of_two_events_knows_both_and_asks_for_their_order(tmp_path: Path, bench: Bench) -> None:
+    ordered = bench.ordered()
+    assert ordered.world.folder != bench.world.folder and ordered.world.events == 2
+    assert "miniature.events=2" in ordered.world.building("full", methods=True)
+    assert "miniature-methods" in ordered.world.building("full", methods=True)
+    assert ordered.world.made("miniature/miniature-abc-00007.mp4").condition.name.count(">") == 1
 
 
 def test_a_world_is_built_by_a_command(tmp_path: Path) -> None:

@@ -20,13 +20,20 @@ def _understands(words: list[str]) -> bool:
     return known[module].make_context(module, list(rest)) is not None
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("part", make.PARTS, ids=lambda part: part.path)
-def test_every_part_is_made_by_commands_of_this_project(part: make.Part, tmp_path: Path) -> None:
-    typed = make._commands(part, tmp_path, 3, None)
+def test_every_part_is_made_by_commands_of_this_project(part: make.Part, device: str, tmp_path: Path) -> None:
+    (tmp_path / "stage1" / "export").mkdir(parents=True)
+    typed = make._commands(part, tmp_path, 3, None, device)
     assert all(words[0] == "-m" and _understands(words) for words in typed)
-    assert all("3" in words or "miniature.seed=3" in words for words in typed)
-    assert all("--steps" not in words for words in typed)
-    assert len(typed) == (3 if part.part == "transformer" else 1)
+    assert all({"3", "4", "miniature.seed=3"} & set(words) for words in typed)
+    trained = [words for words in typed if words[1] != "vapdata.cli"]
+    assert all(device in words and ("--steps" in words) == (device == "cuda") for words in trained)
+    assert len(typed) - len(trained) == (2 if part.part == "transformer" else 0)
+    outs = [words[words.index("--out") + 1] for words in trained]
+    assert outs[-1] == str(tmp_path / "run" if part.part == "transformer" else tmp_path)
+    goes_on = [words[words.index(option) + 1].removesuffix("/export") for words in trained for option in ("--start", "--weights") if option in words]
+    assert goes_on == outs[:-1], "each goes on from the one before"
 
 
 def test_parts_come_after_what_they_are_made_with() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.miniature.scoring import Seen, score, seen
+from train.miniature.scoring import Seen, orders, score, seen
 from vapdata.scenes import CONDITIONS, Scene, Thing, render
 
 SCENE = Scene(subject=Thing(shape="triangle", colour="blue", x=0.05, y=-0.1), ground="pink", stripes=0.3)
@@ -34,7 +34,16 @@ def test_a_still_clip_shows_none_of_the_conditions_that_are_asked_for_perfectly(
 
 def test_answers_may_be_few() -> None:
     frames = render(SCENE, CONDITIONS["slide_up"], **GRID)
-    assert seen(SCENE, "grow", frames, names=("slide_up", "slide_down")).nearest == "slide_up"
+    assert seen(SCENE, "grow", frames, {name: CONDITIONS[name] for name in ("grow", "slide_down")}).nearest in ("grow", "slide_down")
+
+
+@pytest.mark.parametrize("name", ["slide_right>grey", "grow>pan_left", "warm>dissolve", "tilt_up>flood"])
+def test_two_events_are_told_from_the_other_order_and_from_either_alone(name: str) -> None:
+    asked = orders(name)
+    first, second = name.split(">")
+    assert list(asked) == [name, f"{second}>{first}", first, second]
+    for each, condition in asked.items():
+        assert seen(SCENE, each, render(SCENE, condition, **GRID, strength=1.1), asked).nearest == each
 
 
 def test_shares_are_of_all_clips_and_of_those_that_do_not_fade() -> None:

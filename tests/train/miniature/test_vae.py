@@ -7,8 +7,8 @@ import torch
 from train.miniature import clips, vae
 from vapdata.backbones import backbone
 
-REACHED = {"tiny-cogvideox": 22.5, "tiny-wan": 19.0}
-"""dB that what ships must not fall below: half to one under what its card says."""
+REACHED = {"tiny-cogvideox": 26.0, "tiny-wan": 23.5}
+"""dB that what ships must not fall below: under one less than its card says."""
 NAMES = tuple(REACHED)
 
 
@@ -56,6 +56,12 @@ def test_the_signal_to_noise_ratio_of_a_constant_error_is_that_of_the_formula() 
     assert vae.psnr(Off(), frames) == pytest.approx(20.0, abs=1e-3)
 
 
+def test_a_step_is_drawn_from_seed_and_step_alone_early_ones_of_still_frames() -> None:
+    drawn = vae.Drawn(vae.VaeRun(backbone="tiny-wan", steps=16, batch=2))
+    assert torch.equal(drawn[9], drawn[9]) and not torch.equal(drawn[9], drawn[10])
+    assert [tuple(drawn[step].shape[:2]) for step in (0, 3, 9, 15)] == [(4, 1), (2, 9), (2, 9), (4, 1)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_vae_that_ships_gives_held_out_clips_back(name: str) -> None:
@@ -66,4 +72,4 @@ def test_the_vae_that_ships_gives_held_out_clips_back(name: str) -> None:
     model = getattr(diffusers, type(vae.new(name)).__name__).from_pretrained(tiny.folder(name) / "vae", local_files_only=True).eval()
     reached = vae.psnr(model, clips.held_out(7, 52))
     print(name, reached)
-    assert reached > REACHED[name], "24 dB are aimed at, which neither reaches so far"
+    assert reached > REACHED[name]
