@@ -39,11 +39,11 @@ def vap_tiny(backbone: str) -> Run:
 
 
 def vap_miniature(backbone: str) -> Run:
-    """Video-As-Prompt on the miniature world beside a tiny backbone that was trained on it: 900 steps of 32 pairs."""
+    """Video-As-Prompt on the miniature world beside a tiny backbone that was trained on it: 1,800 steps of 32 pairs."""
     return replace(
         vap_tiny(backbone),
         name="vap-miniature",
-        steps=900,
+        steps=1_800,
         global_batch=32,
         micro_batch=32,
         optimizer=Optimizer(lr=1.5e-3, warmup=30, schedule="cosine", weight_decay=1e-2),
