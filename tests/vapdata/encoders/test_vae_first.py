@@ -91,7 +91,7 @@ def test_noised_latents_are_the_librarys_for_a_noised_picture(tiny_models: Path,
     noise = torch.from_numpy(image_noise(cell.clip_id, 1, (1, 3, 1, 96, 160)))
     with torch.no_grad():
         expected = model.encode(pixels + noise).latent_dist.mean[0].numpy()
-    np.testing.assert_allclose(cell.data[1], expected, atol=1e-5)
+    np.testing.assert_allclose(cell.data[1], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_noises_deviation_is_log_normal_about_a_twentieth() -> None:
