@@ -11,6 +11,7 @@ from train.ablate import OURS, changed, command, table_of
 from train.ablations import TABLES
 from train.ablations.fca import FVD
 from train.ablations.table import Row, Table
+from train.ablations.vap import ALIGNMENT
 from train.recipes import recipe
 from vapdata.errors import CallError
 
@@ -29,6 +30,12 @@ def test_fcas_rows_are_in_the_papers_order_with_its_numbers() -> None:
     rows = table_of("fca").rows
     assert [row.paper[FVD] for row in rows[:7]] == [354.9, 152.3, 157.2, 155.2, 117.6, 94.1, 105.4]
     assert changed(recipe(None, "fca", "tiny-cogvideox"), rows[5]).method == recipe(None, "fca", "tiny-cogvideox").method, "FCA as it is"
+
+
+def test_video_as_prompts_rows_vary_its_structure_and_the_last_is_the_method_as_it_is() -> None:
+    rows, base = table_of("vap").rows, recipe(None, "vap", "tiny-cogvideox")
+    assert [row.paper[ALIGNMENT] for row in rows] == [69.08, 67.16, 55.99, 68.98, 69.05, 70.44]
+    assert changed(base, rows[-1]).method == base.method
 
 
 def test_a_table_that_cannot_be_is_refused() -> None:

@@ -8,10 +8,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
+from train.ablations.vap import TABLE as VAP_ABLATIONS
 from train.full import Full
 from train.method import Method, MethodModule
 from train.miniature import masks
@@ -21,7 +23,7 @@ from train.miniature.studio import Clip, Studio, World
 from train.miniature.tiers import UNSEEN, Tier
 from train.sheet import Row as Strip
 from train.sheet import picked, sheet
-from train.trained_run import open_run
+from train.trained_run import CONFIG, open_run
 from vapdata import tiny
 from vapdata.scenes import caption
 
@@ -29,6 +31,7 @@ log = logging.getLogger("train")
 
 SHOWN = 6
 """Clips on a row's contact sheet."""
+RIGHT_OR_NOT: tuple[Literal["right"], Literal["shuffled"]] = ("right", "shuffled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,9 @@ class Bench:
         """The catalog as it is now, for this method."""
         return Studio(self.world, method, seed=self.seed, steps=self.tier.denoising, device=self.device)
 
-    def trained(self, method: str) -> tuple[Studio, MethodModule]:
-        """A method trained on the catalog as it is now, or earlier in this folder, and what makes its clips."""
-        run = open_run(self.train(method), device=self.device, dtype=torch.float32)
+    def trained(self, method: str, *settings: str) -> tuple[Studio, MethodModule]:
+        """A method trained on the catalog as it is now, or earlier in this folder, and what makes its clips; `settings` as --set takes them."""
+        run = open_run(self.train(method, *settings), device=self.device, dtype=torch.float32)
         assert run.module is not None
         studio = self.studio(run.method)
         studio.backbone = run.backbone
@@ -73,13 +76,14 @@ class Bench:
         log.info("%-60s %s", name, "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
         return Row(name=name, figures={**figures, **(more or {})})
 
-    def train(self, method: str) -> Path:
-        """Trains a method beside the backbone that ships; the run's folder."""
-        out = self.folder / f"{method}-{self.version}"
+    def train(self, method: str, *settings: str) -> Path:
+        """Trains a method beside the backbone that ships, or goes on where that was stopped; the run's folder."""
+        out = self.folder / "-".join((method, *settings, self.version))
         if not (out / "export").is_dir():
-            steps = ("--steps", str(self.tier.steps)) if self.tier.steps else ()
+            more = [*(("--steps", str(self.tier.steps)) if self.tier.steps else ()), *(("--resume",) if (out / CONFIG).is_file() else ())]
+            more += [word for setting in settings for word in ("--set", setting)]
             words = ["-m", f"train.{method}", "--catalog", self.world.catalog, "--backbone", self.backbone, "--recipe", f"{method}-miniature", "--out", str(out)]
-            run([*words, "--seed", str(self.seed), "--device", str(self.device), *steps], self.folder)
+            run([*words, "--seed", str(self.seed), "--device", str(self.device), *more], self.folder)
         return out
 
     def _sheet(self, name: str, studio: Studio, made: Sequence[Clip]) -> None:
@@ -137,6 +141,23 @@ def of_vap(bench: Bench) -> list[Row]:
     return [*rows, bench.row("vap no reference", studio, silent, more={"stock": same})]
 
 
+def of_ablation(bench: Bench) -> list[Row]:
+    """The variants of Video-As-Prompt's structure that its paper compares, each trained as Video-As-Prompt is; in tiers that have them."""
+    if not bench.tier.ablation:
+        log.info("ablation: no rows in tier %s. Type --tier gpu", bench.tier.name)
+        return []
+    bench.world.build("neutral")
+    bench.world.pair(UNSEEN)
+    rows = []
+    for variant in (each for each in VAP_ABLATIONS.rows if each.settings):
+        studio, module = bench.trained("vap", *variant.settings)
+        samples = studio.samples("validation", bench.tier.judged)
+        for told in RIGHT_OR_NOT:
+            clips = studio.clips(samples, module, reference_guidance=2.0, references=told)
+            rows.append(bench.row(f"vap as {variant.name}, {told} reference", studio, clips))
+    return rows
+
+
 OWN = {"fca": ("words", "words_mask", "image_tokens"), "ssg": ("picture", "masks"), "fg": ("keyword_maps", "keyword_anchors", "keyword_spans", "keyword_mask")}
 """Method -> what it alone reads of a clip, beside what its backbone reads."""
 
@@ -168,5 +189,5 @@ def _of_told(method: str) -> Callable[[Bench], list[Row]]:
 MADE_FOR: Mapping[str, tuple[str, ...]] = {"fca": ("tiny-cogvideox",), "ssg": ("tiny-wan", "tiny-cogvideox"), "fg": ("tiny-wan",)}
 """Method -> backbones that it works on, of those that are trained here."""
 
-TRIALS: Mapping[str, Callable[[Bench], list[Row]]] = {"masks": of_masks, "full": of_full, "vap": of_vap, **{method: _of_told(method) for method in OWN}}
+TRIALS: Mapping[str, Callable[[Bench], list[Row]]] = {"masks": of_masks, "full": of_full, "vap": of_vap, "ablation": of_ablation, **{method: _of_told(method) for method in OWN}}
 """Name of a part of the table -> what makes its rows, in the order of the table."""

@@ -1,6 +1,8 @@
 """The benchmark at work on a small catalog: scenes known from names, clips that answer to captions, rows and sheets."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from pipelines.prepare import Request, build, in_process
 from pipelines.recipe import EncodeStage, Recipe
 from train.full import Full
 from train.miniature.__main__ import _rows
-from train.miniature.rows import Bench, Row
+from train.miniature.rows import Bench, Row, of_ablation
 from train.miniature.studio import Studio, World
-from train.miniature.tiers import Tier
+from train.miniature.tiers import UNSEEN, Tier
 from vapdata.clip import Sampling
 from vapdata.encoders.t5 import T5
 from vapdata.encoders.vae import Vae
@@ -91,6 +93,21 @@ def test_a_clip_may_be_given_another_clips_caption(bench: Bench, studio: Studio)
     assert [each.target for each in own] == [each.target for each in exchanged]
     assert all(np.array_equal(one.frames[0], other.frames[0]) or np.abs(one.frames[0].astype(int) - other.frames[0]).mean() < 8 for one, other in zip(own, exchanged, strict=True))
     assert all(np.abs(one.frames[-1].astype(int) - other.frames[-1]).mean() > 2 for one, other in zip(own, exchanged, strict=True))
+
+
+def test_a_method_is_trained_with_settings_and_goes_on_where_it_was_stopped(bench: Bench) -> None:
+    bench.world.pair(UNSEEN)
+    run = bench.train("vap", "vap.rope=shared")
+    assert json.loads((run / "config.json").read_text())["method"]["rope"] == "shared"
+    longer = Bench(replace(TIER, steps=2), 0, bench.folder, "tiny-cogvideox")
+    (run / "export").rename(run / "export of one step")
+    assert longer.train("vap", "vap.rope=shared") == run
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2], "the first step was not taken again"
+
+
+def test_a_tier_without_ablation_has_no_rows_of_it(bench: Bench) -> None:
+    assert of_ablation(bench) == []
 
 
 def test_rows_that_are_there_are_not_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
