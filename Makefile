@@ -1,4 +1,4 @@
-# make demo       synthetic clips -> catalog -> pairs -> 30 steps of Video-As-Prompt -> samples, all on a CPU
+# make demo       synthetic clips -> catalog -> masks -> pairs -> 30 steps of Video-As-Prompt -> samples, all on a CPU
 # make test       the whole suite        make test-fast   without the slow tests        make lint   ruff
 # make miniature  the benchmark: one table of what masks, captions and references do (long)
 # make tiny-models   the trained weights that ship with the package, again from nothing (over an hour)
@@ -30,12 +30,13 @@ help:
 setup: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(VENV)/bin/vapdata build --source synthetic --root demo/videos --catalog demo/catalog --recipe tiny
+	$(VENV)/bin/vapdata build --source miniature --root demo/videos --catalog demo/catalog --recipe miniature --set miniature.count=104
 	$(VENV)/bin/vapdata query --catalog demo/catalog \
 		"select clip_id, round(motion, 2) as motion, role, left(text, 64) as caption from clips_wide left join captions using (clip_id) order by motion desc limit 8"
+	$(VENV)/bin/python -m train.masks --catalog demo/catalog --out demo/masks.png
 	$(VENV)/bin/vapdata pairs --catalog demo/catalog --provider mined
-	$(VENV)/bin/python -m train.vap --catalog demo/catalog --out demo/run --steps 30 --set evaluation.every=0 $(if $(wildcard demo/run/config.json),--resume)
-	$(VENV)/bin/python -m train.sample --run demo/run --pairs 3 --steps 20 --out demo/samples
+	$(VENV)/bin/python -m train.vap --catalog demo/catalog --recipe vap-miniature --out demo/run --steps 30 $(if $(wildcard demo/run/config.json),--resume)
+	$(VENV)/bin/python -m train.sample --run demo/run --pairs 4 --steps 20 --guidance 2 --out demo/samples
 
 miniature: $(INSTALLED)
 	$(VENV)/bin/python -m train.miniature --tier cpu --out miniature

@@ -58,7 +58,7 @@ def draw(catalog: str, backbone: str, out: Path, clips: int, where: str = "true"
     words = _captions(catalog, [row.label for row in rows])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        sheet(("first frame", *GRIDS, "prompt"), [Row(label=row.label, text=words.get(row.label, ""), videos=row.videos) for row in rows]).save(out)
+        sheet(("first frame", *GRIDS, "prompt"), [Row(label=row.label, text=words.get(row.label, ""), videos=row.videos) for row in rows], frames=1).save(out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror}). Give an --out that can") from error
     return out

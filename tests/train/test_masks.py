@@ -21,7 +21,7 @@ def test_every_clip_has_a_row_with_its_frame_the_grids_and_the_prompt(tiny_catal
     out = tmp_path / "pictures" / "masks.png"
     made = CliRunner().invoke(masks.command, ["--catalog", str(tiny_catalog), "--out", str(out), "--clips", "3"])
     assert (made.exit_code, made.stdout.strip()) == (0, str(out)), made.output
-    plan = layout(3, 5, 4, (32, 32))
+    plan = layout(3, 5, 1, (32, 32))
     with Image.open(out) as picture:
         assert picture.size == (plan.width, plan.height)
         pixels = np.asarray(picture)

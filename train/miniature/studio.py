@@ -30,7 +30,7 @@ from vapdata.scenes import CONDITIONS, Made, draw_made
 
 RECIPES = {"tiny-cogvideox": "miniature", "tiny-wan": "miniature-wan"}
 """Backbone -> the recipe of its catalog: what the backbone itself and Video-As-Prompt read. With `-methods` behind it, what the others read too."""
-AT_ONCE = {"cpu": 26, "cuda": 104}
+AT_ONCE = {"cpu": 26, "cuda": 260}
 """Clips that are denoised together."""
 
 
