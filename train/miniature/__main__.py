@@ -4,7 +4,8 @@
 
 Catalogs, methods and samples are made from nothing beside the tiny models that ship, and scored without a learned judge: each clip's
 scene is known, so every condition is rendered for it and the nearest is taken. Writes table.md, each part's figures and a contact sheet a row.
-Stopped, the same command goes on at the part that it was at; other tiny models begin anew.
+Stopped, the same command goes on at the part that it was at; other tiny models begin anew. Seeds may run side by side, a command with
+--seed for each; without it the same command then prints the table of all.
 Exit status: 0 every check of the tier holds, 1 one does not, 2 the call was wrong. Exercised by
 `pytest tests/train/miniature/test_bench.py`.
 """
@@ -28,7 +29,7 @@ COLUMNS = ("accuracy", "but_fade", "psnr_db", "clips", "pointing", "iou", "plain
 
 
 @click.command(context_settings={"max_content_width": 160, "help_option_names": ["-h", "--help"]})
-@click.option("--tier", type=click.Choice(list(TIERS)), default="smoke", show_default=True, help="smoke: does it run; cpu: half an hour on one core; gpu: never run.")
+@click.option("--tier", type=click.Choice(list(TIERS)), default="smoke", show_default=True, help=f"How large: {'; '.join(each.says for each in TIERS.values())}.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("miniature"), show_default=True, help="Folder for catalogs, runs, sheets and the table.")
 @click.option("--only", multiple=True, type=click.Choice(list(TRIALS)), help="Only this part of the table; may be repeated.")
 @click.option("--backbone", type=click.Choice(["tiny-cogvideox", "tiny-wan"]), default="tiny-cogvideox", show_default=True)

@@ -25,7 +25,7 @@ from train.sheet import Row as Strip
 from train.sheet import picked, sheet
 from train.trained_run import CONFIG, open_run
 from vapdata import tiny
-from vapdata.scenes import caption
+from vapdata.scenes import CONDITIONS, caption
 
 log = logging.getLogger("train")
 
@@ -87,8 +87,8 @@ class Bench:
         return out
 
     def _sheet(self, name: str, studio: Studio, made: Sequence[Clip]) -> None:
-        """Reference, rendered truth and result of some of the clips."""
-        chosen = [made[place] for place in picked(len(made), SHOWN)]
+        """Reference, rendered truth and result of some of the clips: of the first round of conditions, so that each is another."""
+        chosen = [made[place] for place in picked(min(len(made), len(CONDITIONS)), SHOWN)]
         strips = []
         for clip in chosen:
             known = self.world.made(clip.target)

@@ -15,6 +15,8 @@ class Tier:
     """One size."""
 
     name: str
+    says: str
+    """What it is for, in the help."""
     clips: int
     """Videos of the catalog, 26 conditions in turn; a quarter of them shows held-out subjects."""
     judged: int
@@ -34,12 +36,23 @@ class Tier:
 TIERS: Mapping[str, Tier] = {
     each.name: each
     for each in (
-        Tier(name="smoke", clips=104, judged=8, scenes=20, steps=6, denoising=4, seeds=(0,), checked=False),
-        Tier(name="cpu", clips=2080, judged=104, scenes=200, steps=None, denoising=20, seeds=(0,), checked=True),
-        Tier(name="gpu", clips=5200, judged=260, scenes=1000, steps=3_000, denoising=30, seeds=(0, 1, 2), ablation=True, checked=True),
+        Tier(name="smoke", says="smoke, does it run", clips=104, judged=8, scenes=20, steps=6, denoising=4, seeds=(0,), checked=False),
+        Tier(name="cpu", says="cpu, half an hour of one core for VAP", clips=2080, judged=104, scenes=200, steps=None, denoising=20, seeds=(0,), checked=True),
+        Tier(
+            name="gpu",
+            says="gpu, three seeds and VAP's variants with --device cuda, beside half an hour of a core a seed for catalogs",
+            clips=5200,
+            judged=260,
+            scenes=1000,
+            steps=3_000,
+            denoising=30,
+            seeds=(0, 1, 2),
+            ablation=True,
+            checked=True,
+        ),
     )
 }
-"""`cpu` has been run, see benchmarks/RESULTS.md; `gpu` has not."""
+"""Both `cpu` and `gpu` have been run, see benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

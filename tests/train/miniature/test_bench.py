@@ -27,7 +27,7 @@ from vapdata.sources.miniature import Miniature
 pytestmark = pytest.mark.slow
 
 CLIPS = 104
-TIER = Tier(name="test", clips=CLIPS, judged=20, scenes=4, steps=1, denoising=10, seeds=(0,), checked=False)
+TIER = Tier(name="test", says="a test", clips=CLIPS, judged=20, scenes=4, steps=1, denoising=10, seeds=(0,), checked=False)
 
 
 @pytest.fixture(scope="module")
