@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ log = logging.getLogger("train")
 
 SHOWN = 6
 """Clips on a row's contact sheet."""
-RIGHT_OR_NOT: tuple[Literal["right"], Literal["shuffled"]] = ("right", "shuffled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +150,7 @@ def of_ablation(bench: Bench) -> list[Row]:
     for variant in (each for each in VAP_ABLATIONS.rows if each.settings):
         studio, module = bench.trained("vap", *variant.settings)
         samples = studio.samples("validation", bench.tier.judged)
-        for told in RIGHT_OR_NOT:
+        for told in ("right", "shuffled"):
             clips = studio.clips(samples, module, reference_guidance=2.0, references=told)
             rows.append(bench.row(f"vap as {variant.name}, {told} reference", studio, clips))
     return rows
