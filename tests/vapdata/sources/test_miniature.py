@@ -5,8 +5,8 @@ import pytest
 
 from vapdata.clip import Video
 from vapdata.errors import CallError
-from vapdata.scenes import COLOURS, CONDITIONS, HELD_OUT, HELD_OUT_TURNS, SHAPES
-from vapdata.sources.miniature import Miniature
+from vapdata.scenes import COLOURS, CONDITIONS, HELD_OUT, HELD_OUT_TURNS, SHAPES, Thing, thing_mask
+from vapdata.sources.miniature import PLACE, Miniature
 from vapdata.video import frames
 
 
@@ -45,6 +45,20 @@ def test_conditions_come_in_turn_and_are_planted_as_labels(tmp_path: Path) -> No
     for video in videos:
         assert video.scores[f"miniature_{CONDITIONS[video.label].category}"] == video.label
         assert 0.85 <= video.scores["miniature_strength"] <= 1.15
+
+
+def test_the_objects_masks_are_planted(tmp_path: Path) -> None:
+    source = Miniature(root=str(tmp_path), count=12, pairs=True, height=64, width=64)
+    for number, video in enumerate(_videos(source)):
+        first = source.draw(source.made(number))[0].astype(int)
+        words = video.caption.split(" on a ")[0].split(" beside ")
+        assert set(video.scores) <= set(source.scores()) and len(words) == 2
+        for whose, told in zip(("", "other_"), words, strict=True):
+            _, colour, shape = told.split()
+            place = {name: video.scores[f"miniature_{whose}{name}"] for name in PLACE}
+            inside = first[thing_mask(Thing(shape=shape, colour=colour, **place), 64, 64) > 0.999]
+            assert len(inside) > 20 and np.abs(inside - np.multiply(COLOURS[colour], 255)).max() <= 2, told
+    assert not {name for name in Miniature().scores() if "other" in name}, "one object, one place"
 
 
 def test_the_file_shows_what_was_drawn(tmp_path: Path) -> None:
