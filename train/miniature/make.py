@@ -51,7 +51,7 @@ BUDGETS = {
         },
     ),
 }
-"""Kind of device -> budget: about an hour and a half on two cores, or a quarter of an hour on one GPU beside what its cores encode."""
+"""Kind of device -> budget: meant for an hour and a half on two cores (not run to its end), or a quarter of an hour on one GPU beside what its cores encode."""
 WHERE = "split = 'train' or clip_id like '%7.mp4'"
 """Which of them are encoded: those that are trained on, and one in ten of the others to be judged on."""
 TURN = 20.0

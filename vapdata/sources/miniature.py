@@ -38,7 +38,7 @@ class Miniature:
         `miniature_size`, with `pairs` the other object's as `miniature_other_x` and so on: `vapdata.scenes.thing_mask` draws
         an object's mask from them.
     Default: 480 videos of 9 frames at 8 fps, 32 x 32, captions that say what happens; `captions=neutral` leaves it out.
-    Cost: 0.6 ms to draw, about 3 ms to encode a video of 32 x 32.
+    Cost: 0.8 ms to draw, about 3 ms to encode a video of 32 x 32.
     Fails when: the root cannot be written (CallError), or the disk is full (RunError).
     Source: ours.
     """
