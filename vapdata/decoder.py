@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
+import av
 import numpy as np
 from jaxtyping import UInt8
 
@@ -304,7 +305,8 @@ class _Server:
             message = f"{quoted_name(path)}: needs more memory than the decoder may take. Scale the file down."
             self.say(error=TooLarge.__name__, message=message)
         except Exception as error:  # noqa: BLE001 - a library's surprise at a strange file must not look like a dead worker
-            message = f"{quoted_name(path)}: unexpected {type(error).__name__}: {error}. Replace the file."
+            beside = f"where many files say so, PyAV {av.__version__} is not what this version was tried with: pip install -c constraints.txt av, then vapdata retry"
+            message = f"{quoted_name(path)}: unexpected {type(error).__name__}: {error}. Replace the file; {beside}."
             self.say(error=DecoderCrashed.__name__, message=message)
 
     def hold(self, video: OpenVideo | OpenSequence | None) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import av.logging
@@ -25,6 +26,8 @@ COARSEST_TICK_S = 1e-3
 """Matroska's: containers round time stamps to their tick, so times half a tick apart may be the same time."""
 DEFAULT_FPS = 25.0
 """Where headers state no rate: what ffmpeg assumes of raw streams."""
+LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+"""A title in no encoding costs no video. PyAV 19 takes no such word, and keeps the bytes as surrogates."""
 INEXACT_SEEK = ("avi", "gif")
 """Formats whose time stamps after a seek are made up: they are decoded from the start."""
 
@@ -136,7 +139,7 @@ class OpenVideo:
     def _open(self) -> None:
         options = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file"}
         # "file:" keeps names with colons, dashes and bars from being read as protocols or switches
-        self.container = av.open("file:" + os.fsdecode(self.path), options=options, metadata_errors="replace")
+        self.container = av.open("file:" + os.fsdecode(self.path), options=options, **LENIENT)
         self.stream = self._choose()
         context = self.stream.codec_context
         self.claimed = (context.width, context.height)
