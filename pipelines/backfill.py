@@ -26,7 +26,7 @@ from catalogs.store import Catalog
 from pipelines.commit import Committer
 from pipelines.look_work import looks_left, signature
 from pipelines.looking import Look, MeasureStage
-from pipelines.prepare import PACKAGES, Show, kinds_in, on_ray, shower, totals
+from pipelines.prepare import PACKAGES, Show, at_address, kinds_in, shower, totals
 from pipelines.recipes import EncodeStage, LookStage, Recipe
 from pipelines.record import Record
 from pipelines.stages import Encode, Job, Stage
@@ -115,7 +115,7 @@ def backfill(request: Request, *, show: Show | None = None, runner: Callable[...
         for step in request.steps:
             for product in _products(step):
                 catalog.claim(product.name, product.settings, step=step_name(step))
-        run = _Run(catalog, request, kinds, run_id, show, runner or on_ray)
+        run = _Run(catalog, request, kinds, run_id, show, runner or at_address)
         before = run.left()
         absent = sum(run.dataset(*each) for each in _datasets(catalog, request, before))
         summary = _summary(catalog, request, run, before, absent, began)

@@ -25,7 +25,7 @@ from pipelines.look_work import looks_left
 from pipelines.looking import Look
 from pipelines.plan import Plan, listing_of, plan
 from pipelines.recipes import Recipe
-from pipelines.record import Record
+from pipelines.record import Progress, Record
 from pipelines.stages import THUMB, Encode, Job, ScanStage, Stage
 from pipelines.summary import Summary, summarize
 from pipelines.work import Looked, ShardWork, by_kind, shards_with_work
@@ -34,6 +34,9 @@ from vapdata.errors import CallError
 from vapdata.step import Source, step_name
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "av", "pyarrow", "duckdb", "ray")
+
+HERE = "here"
+"""As an address: in this process, without Ray."""
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +56,14 @@ class Request:
     limit: int | None = None
     """Only the first N videos of the sorted list."""
     address: str | None = None
-    """A running Ray cluster; None starts a private one."""
+    """A running Ray cluster; HERE for none, in this process; None starts a private one."""
     command: str = "vapdata build"
 
 
 def build(request: Request, *, show: Show | None = None, runner: Callable[..., Iterator[Record]] | None = None) -> Summary:
     """Builds, or goes on building, the catalog. Returns what was done.
 
-    `runner` is how stages run over shards: Ray by default (`pipelines.run.stream`), `in_process` for measurements.
+    `runner` is how stages run over shards: what `address` says by default, `in_process` for measurements.
     Raises CallError (wrong root, name or predicate), MissingWeights, CatalogLocked, SettingsRefused or RunError.
     """
     began = time.time()
@@ -81,7 +84,7 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
             catalog.claim(product.name, product.settings, step=step)
         planned = plan(catalog, request.source, listing, run_id=run_id, limit=request.limit, tensor_bytes=tensor_bytes(recipe))
         del listing
-        run = _Run(request, catalog, run_id, predicate, kinds, planned, show, runner or on_ray)
+        run = _Run(request, catalog, run_id, predicate, kinds, planned, show, runner or at_address)
         run.phases()
         summary = summarize(catalog, request.source.dataset, recipe, run.where, kinds, planned, run.committer.records, began)
         catalog.append({"runs": [run.row(summary)]}, run_id=run_id)
@@ -91,13 +94,16 @@ def build(request: Request, *, show: Show | None = None, runner: Callable[..., I
 
 
 def in_process(works: Sequence[ShardWork], stages: Sequence[Stage], *, address: str | None, on_progress: Any) -> Iterator[Record]:
-    """The same stages in a plain loop in this process: what the engine's overhead is measured against."""
+    """The same stages in a plain loop in this process: for few clips, for a debugger, and what the engine's overhead is measured against."""
+    progress = Progress()
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(contextlib.closing(stage.open())) for stage in stages]
         for work in works:
             record = Record(work=work)
             for stage in opened:
-                record = stage(record, lambda name, done, failed: None)
+                record = stage(record, progress.add)
+            if on_progress is not None:
+                on_progress(progress)
             yield record
 
 
@@ -199,8 +205,10 @@ class _Run:
         }
 
 
-def on_ray(works: Sequence[ShardWork], stages: Sequence[Stage], *, address: str | None, on_progress: Any) -> Iterator[Record]:
-    """The stages on Ray: at `address`, or privately."""
+def at_address(works: Sequence[ShardWork], stages: Sequence[Stage], *, address: str | None, on_progress: Any) -> Iterator[Record]:
+    """The stages on the Ray at `address`; on a private one without; or in this process, where it is HERE."""
+    if address == HERE:
+        return in_process(works, stages, address=address, on_progress=on_progress)
     from pipelines.run import stream  # a run with nothing to do imports no Ray
 
     return stream(works, stages, address=address, on_progress=on_progress)

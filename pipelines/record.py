@@ -16,6 +16,19 @@ from vapdata.errors import ClipError
 from vapdata.step import Cell, Product
 
 
+@dataclass
+class Progress:
+    """How far each stage is: clips (scan: videos) done and failed."""
+
+    done: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+
+    def add(self, stage: str, done: int, failed: int) -> None:
+        """Counts `done` pieces of work, `failed` of them in vain."""
+        self.done[stage] = self.done.get(stage, 0) + done
+        self.failed[stage] = self.failed.get(stage, 0) + failed
+
+
 @dataclass(kw_only=True)
 class Record:
     """One shard on its way."""

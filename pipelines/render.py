@@ -23,7 +23,7 @@ from catalogs.store import Catalog
 from pipelines.generated import generate_all
 from pipelines.ordered import Office, order_all
 from pipelines.prepare import Request as Build
-from pipelines.prepare import Show, build
+from pipelines.prepare import Show, at_address, build
 from pipelines.recipes import Recipe
 from pipelines.record import Record, video_of
 from pipelines.render_work import RenderStage, media
@@ -286,7 +286,7 @@ def _render(catalog: Catalog, request: Rendering, works: list[ShardWork], show: 
                 if show is not None:
                     show(total, {"render": before + now.done.get("render", 0)}, now.failed)
 
-            return (runner or _ray)(some, stages, address=request.address, on_progress=told)
+            return (runner or at_address)(some, stages, address=request.address, on_progress=told)
 
         if isinstance(request.provider, Lora):
             records = generate_all(request.provider, job, roots, works, run)
@@ -300,9 +300,3 @@ def _render(catalog: Catalog, request: Rendering, works: list[ShardWork], show: 
         catalog.append({name: rows for name, rows in record.rows.items() if rows})
         if record.fatal:
             raise RunError(f"shard {record.shard} could not be written. {record.stopped}")
-
-
-def _ray(works: Sequence[ShardWork], stages: Sequence[Any], *, address: str | None, on_progress: Any) -> Iterator[Record]:
-    from pipelines.run import stream
-
-    return stream(works, stages, address=address, on_progress=on_progress)

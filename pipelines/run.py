@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 _QUIET = {
@@ -29,7 +28,7 @@ import ray.cloudpickle as cloudpickle  # noqa: E402
 from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
 
 from pipelines.recipes import own_modules  # noqa: E402
-from pipelines.record import Record  # noqa: E402
+from pipelines.record import Progress, Record  # noqa: E402
 from pipelines.stages import Stage  # noqa: E402
 from pipelines.work import ShardWork  # noqa: E402
 from vapdata.errors import RunError  # noqa: E402
@@ -37,14 +36,6 @@ from vapdata.errors import RunError  # noqa: E402
 CONNECT_S = 10.0
 
 log = logging.getLogger(__name__)
-
-@dataclass
-class Progress:
-    """How far each stage is: clips (scan: videos) done and failed."""
-
-    done: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, int] = field(default_factory=dict)
-
 
 def stream(
     works: Sequence[ShardWork], stages: Sequence[Stage], *, address: str | None, on_progress: Callable[[Progress], None], every_s: float = 0.5
@@ -125,8 +116,7 @@ class _Tally:
 
     def add(self, stage: str, done: int, failed: int) -> None:
         """Counts `done` pieces of work, `failed` of them in vain."""
-        self.progress.done[stage] = self.progress.done.get(stage, 0) + done
-        self.progress.failed[stage] = self.progress.failed.get(stage, 0) + failed
+        self.progress.add(stage, done, failed)
 
     def read(self) -> Progress:
         """The counts so far."""

@@ -125,6 +125,18 @@ def test_a_run_with_nothing_to_do_imports_no_ray_and_changes_no_tensor(built: Pa
     assert tensor_files(catalog) == before
 
 
+def test_a_build_in_this_process_imports_no_ray_and_makes_the_same_catalog(built: Path, synthetic: object, tmp_path: Path, assert_equal_catalogs: Callable) -> None:
+    code = (
+        "import sys; from pipelines.prepare import HERE, Request, build; from pipelines.recipes import recipe; "
+        "from vapdata.sources.synthetic import Synthetic; shown = []; "
+        f"request = Request(source=Synthetic(root={synthetic.root!r}, count=8), catalog={str(tmp_path / 'catalog')!r}, recipe=recipe('tiny'), address=HERE); "
+        "build(request, show=lambda total, done, failed: shown.append((dict(total), dict(done)))); print('ray' in sys.modules, shown[-1][0] == shown[-1][1])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False", "True"], "no Ray, and the last progress is the whole"
+    assert_equal_catalogs(built, tmp_path / "catalog")
+
+
 def test_a_moved_predicate_encodes_only_what_is_new(build_here: Build, tmp_path: Path, assert_equal_catalogs: Callable, query: Query) -> None:
     build_here(tmp_path / "one", where="motion > 1")
     build_here(tmp_path / "two", where="motion > 3.5")

@@ -17,7 +17,7 @@ DEFAULT_RECIPE = "tiny"
 catalog_option = click.option("--catalog", default="catalog", show_default=True, metavar="PATH", help="Folder or s3://, gs:// address of the catalog.")
 set_option = click.option("--set", "settings", multiple=True, metavar="STEP.FIELD=VALUE", help="Override one field of a step; may be repeated.")
 recipe_option = click.option("--recipe", metavar="NAME", help=f"A recipe's name, or file.py:function. Default: {DEFAULT_RECIPE}.")
-address_option = click.option("--address", metavar="ADDR", help="Join a running Ray cluster: auto, or host:port. Default: a private Ray on this machine.")
+address_option = click.option("--address", metavar="ADDR", help="A running Ray cluster: auto, or host:port; here: this process, no Ray. Default: a private Ray on this machine.")
 
 
 def places_of(roots: Sequence[str]) -> dict[str, str]:

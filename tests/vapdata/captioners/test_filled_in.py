@@ -161,8 +161,8 @@ def test_a_qwen_model_captions_a_catalog(catalog: Path, videos: Path, fill: Call
 def test_the_command_line_fills_captions_in(catalog: Path, videos: Path, server: BadChat, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines import prepare
 
-    monkeypatch.setattr(prepare, "on_ray", in_process)
-    monkeypatch.setattr(filling, "on_ray", in_process)
+    monkeypatch.setattr(prepare, "at_address", in_process)
+    monkeypatch.setattr(filling, "at_address", in_process)
     settings = [f"--set=openai_api.url={server.url}", "--set=openai_api.model=m", "--set=openai_api.prompts=vap-1,instruction-1", "--set=openai_api.requests_per_s=1e4"]
     assert cli.run(["backfill", "openai_api", "--catalog", str(catalog), "--root", f"synthetic={videos}", *settings]) == 0
     assert "done + 0 failed + 0 to do again" in capsys.readouterr().out
