@@ -28,6 +28,8 @@ TINY_GRID = Sampling(frames=9, height=96, width=160, fps=16)
 
 MINIATURE_GRID = Sampling(frames=9, height=32, width=32, fps=8)
 """What the tiny models that ship were trained on: the source `miniature` as it comes."""
+LARGE_GRID = Sampling(frames=9, height=64, width=64, fps=8)
+"""Four times as many video tokens."""
 
 
 def tiny() -> Recipe:
@@ -50,6 +52,13 @@ def miniature() -> Recipe:
 def miniature_wan() -> Recipe:
     """The miniature world for the embedded Wan-class models, on the grid they were trained on: 9 frames of 32 x 32, what the backbone itself reads."""
     return wan_i2v("tiny-wan", MINIATURE_GRID, name="miniature-wan")
+
+
+def miniature_large() -> Recipe:
+    """The miniature world with four times as many tokens, 9 frames of 64 x 64: what the backbone itself and Video-As-Prompt read."""
+    grid: dict[str, Any] = {"backbone": "tiny-cogvideox", "sampling": LARGE_GRID}
+    frames = (FirstFrame(sampling=LARGE_GRID), Vae(**grid), VaeFirst(**grid, first=1))
+    return in_stages("tiny-cogvideox", LARGE_GRID, frames, (T5(backbone="tiny-cogvideox"),), name="miniature-large")
 
 
 def miniature_methods() -> Recipe:

@@ -28,6 +28,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny-hunyuan": backbone_recipes.tiny_hunyuan,
     "miniature": backbone_recipes.miniature,
     "miniature-wan": backbone_recipes.miniature_wan,
+    "miniature-large": backbone_recipes.miniature_large,
     "miniature-methods": backbone_recipes.miniature_methods,
     "miniature-wan-methods": backbone_recipes.miniature_wan_methods,
     "cogvideox-2b": backbone_recipes.cogvideox_2b,

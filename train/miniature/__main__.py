@@ -4,8 +4,8 @@
 
 Catalogs, methods and samples are made from nothing beside the tiny models that ship, and scored without a learned judge: each clip's
 scene is known, so every condition is rendered for it and the nearest is taken. Writes table.md, each part's figures and a contact sheet a row.
-Stopped, the same command goes on at the part that it was at; other tiny models begin anew. Seeds may run side by side, a command with
---seed for each; without it the same command then prints the table of all.
+Seeds, and parts that share no catalog, run side by side in processes of their own. Stopped, the same command goes on at the parts that
+it was at; other tiny models begin anew.
 Exit status: 0 every check of the tier holds, 1 one does not, 2 the call was wrong. Exercised by
 `pytest tests/train/miniature/test_bench.py`.
 """
@@ -14,60 +14,104 @@ import json
 import logging
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import torch
 
-from train.miniature.rows import TRIALS, Bench, Row
-from train.miniature.tiers import CHECKS, TIERS, Tier
+from train.miniature.commands import run
+from train.miniature.tiers import CHECKS, LANES, TABLE, TIERS, Row, Tier
+from vapdata import tiny
 from vapdata.errors import CallError, VapdataError
 
 COLUMNS = ("accuracy", "but_fade", "psnr_db", "clips", "pointing", "iou", "plain", "right", "shuffled", "truth", "stock")
 """Figures in the order of the table."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One seed of a call, and the folder where what is found of it lies."""
+
+    tier: Tier
+    seed: int
+    out: Path
+    backbone: str
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        """Catalogs, runs, sheets and rows of this seed."""
+        return self.out / f"{self.tier.name}-{self.backbone}-seed{self.seed}"
+
+    def kept(self, part: str) -> Path:
+        """Where the rows of a part are kept, for these tiny models."""
+        return self.folder / f"{part}-{tiny.version(self.backbone)}.json"
+
+    def lanes(self, parts: Collection[str]) -> list[list[str]]:
+        """Of these parts those without rows yet; parts of one list share a catalog and follow each other."""
+        left = [[part for part in lane if part in parts and not self.kept(part).is_file()] for lane in LANES]
+        return [lane for lane in left if lane]
+
+
 @click.command(context_settings={"max_content_width": 160, "help_option_names": ["-h", "--help"]})
 @click.option("--tier", type=click.Choice(list(TIERS)), default="smoke", show_default=True, help=f"How large: {'; '.join(each.says for each in TIERS.values())}.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("miniature"), show_default=True, help="Folder for catalogs, runs, sheets and the table.")
-@click.option("--only", multiple=True, type=click.Choice(list(TRIALS)), help="Only this part of the table; may be repeated.")
+@click.option("--only", multiple=True, type=click.Choice(TABLE), help="Only this part of the table; may be repeated.")
 @click.option("--backbone", type=click.Choice(["tiny-cogvideox", "tiny-wan"]), default="tiny-cogvideox", show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:0: where methods train and clips are made; catalogs are built on the CPU.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="Instead of the tier's seeds; may be repeated.")
-def command(tier: str, out: Path, only: Sequence[str], backbone: str, device: str, seeds: Sequence[int]) -> None:
+@click.option("--rows", is_flag=True, help="Work the rows out one after the other in this process, and print no table.")
+def command(tier: str, out: Path, only: Sequence[str], backbone: str, device: str, seeds: Sequence[int], rows: bool) -> None:
     """Trains methods on the miniature world and prints what they learned as one table."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    torch.set_num_threads(1)
+    turns = [Turn(tier=TIERS[tier], seed=seed, out=out, backbone=backbone, device=device) for seed in seeds or TIERS[tier].seeds]
+    parts = [part for part in TABLE if not only or part in only]
     try:
-        held = bench(TIERS[tier], out, only or tuple(TRIALS), backbone, seeds, device)
+        if rows:
+            for turn in turns:
+                work_out(turn, [part for lane in turn.lanes(parts) for part in lane])
+            return
+        held = bench(turns, parts)
     except VapdataError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, CallError) else 1)
     sys.exit(0 if held else 1)
 
 
-def bench(tier: Tier, out: Path, parts: Sequence[str], backbone: str, seeds: Sequence[int] = (), device: str = "cpu") -> bool:
-    """Runs the parts for every seed, prints and writes the table; whether the tier's checks hold."""
-    found: list[list[Row]] = []
-    for seed in seeds or tier.seeds:
-        folder = out / f"{tier.name}-{backbone}-seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        found.append([row for part in parts for row in _rows(Bench(tier, seed, folder, backbone, device), part)])
-    figures = averaged(found)
+def bench(turns: Sequence[Turn], parts: Sequence[str]) -> bool:
+    """Works out what has no rows yet, lanes side by side, then prints and writes the table; whether the tier's checks hold."""
+    first, lanes = turns[0], [(turn, lane) for turn in turns for lane in turn.lanes(parts)]
+    if len(lanes) == 1:
+        work_out(*lanes[0])
+    else:
+        with ThreadPoolExecutor(first.tier.at_once) as pool:
+            list(pool.map(lambda lane: _in_a_process(*lane), lanes))
+    figures = averaged([[Row(name=name, figures=found) for part in parts for name, found in json.loads(turn.kept(part).read_text()).items()] for turn in turns])
     text = table(figures)
-    (out / "table.md").write_text(text + "\n")
+    (first.out / "table.md").write_text(text + "\n")
     click.echo(text)
-    return checked(figures) if tier.checked else True
+    return checked(figures) if first.tier.checked else True
 
 
-def _rows(bench: Bench, part: str) -> list[Row]:
-    """A part's rows: those that this folder holds of an earlier call, else worked out and kept in it."""
-    kept = bench.folder / f"{part}-{bench.version}.json"
-    if not kept.is_file():
-        made = {row.name: row.figures for row in TRIALS[part](bench)}
-        kept.write_text(json.dumps(made, indent=1))
-    return [Row(name=name, figures=figures) for name, figures in json.loads(kept.read_text()).items()]
+def _in_a_process(turn: Turn, parts: Sequence[str]) -> None:
+    """`--rows` for one lane, its words in logs/ of the seed's folder."""
+    words = ["--rows", "--tier", turn.tier.name, "--out", str(turn.out), "--backbone", turn.backbone, "--device", turn.device, "--seed", str(turn.seed)]
+    run(["-m", "train.miniature", *words, *(word for part in parts for word in ("--only", part))], turn.folder / "logs" / parts[0])
+
+
+def work_out(turn: Turn, parts: Sequence[str]) -> None:
+    """Makes the rows of these parts, one after the other, and keeps each part's."""
+    import torch
+
+    from train.miniature.rows import TRIALS, Bench
+
+    torch.set_num_threads(1)
+    turn.folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        made = {row.name: row.figures for row in TRIALS[part](Bench(turn.tier, turn.seed, turn.folder, turn.backbone, turn.device))}
+        turn.kept(part).write_text(json.dumps(made, indent=1))
 
 
 def averaged(found: Sequence[Sequence[Row]]) -> dict[str, dict[str, tuple[float, float]]]:

@@ -21,7 +21,7 @@ def run(words: Sequence[str], folder: Path) -> None:
     """Runs the interpreter with these words; what it says goes to log.txt in `folder`. Raises RunError that shows its end when it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "log.txt"
-    log.info("python %s", " ".join(words))
+    log.info("python %s > %s", " ".join(words), out)
     with out.open("a") as file:
         ended = subprocess.run([sys.executable, *words], stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **SINGLE})
     if ended.returncode:

@@ -30,6 +30,8 @@ from vapdata.scenes import CONDITIONS, Made, draw_made
 
 RECIPES = {"tiny-cogvideox": "miniature", "tiny-wan": "miniature-wan"}
 """Backbone -> the recipe of its catalog: what the backbone itself and Video-As-Prompt read. With `-methods` behind it, what the others read too."""
+LARGE_SIDE = 64
+"""Height and width of the recipe `miniature-large`."""
 AT_ONCE = {"cpu": 26, "cuda": 260}
 """Clips that are denoised together."""
 
@@ -50,6 +52,10 @@ class World:
     """Conditions that a clip shows one after the other."""
     where: str = "true"
     """Which clips are encoded."""
+    large: bool = False
+    """Four times as many tokens, where tiny-cogvideox has been trained on them first."""
+    on_ray: bool = True
+    """Whether its catalog is built on Ray, or in one process."""
 
     @property
     def catalog(self) -> str:
@@ -59,10 +65,13 @@ class World:
     def building(self, captions: Literal["full", "neutral"], *, methods: bool = False) -> list[str]:
         """What is typed to make the catalog, or to encode other captions anew in one that is there. `methods`: with what FCA, SSG and FG read."""
         own = {"count": self.clips, "seed": self.seed, "captions": captions, "pairs": str(self.pairs).lower(), "turn": f"{self.turn:g}", "events": self.events}
+        own |= dict.fromkeys(("height", "width"), LARGE_SIDE) if self.large else {}
+        recipe = RECIPES[self.backbone] + "-methods" * methods + "-large" * self.large
         named = "miniature-two" if self.pairs else "miniature"  # a catalog takes other videos under another name
         places = ("--root", str(self.folder / "videos"), "--name", named, "--catalog", self.catalog)
         settings = (word for name, value in own.items() for word in ("--set", f"miniature.{name}={value}"))
-        return ["-m", "vapdata.cli", "build", "--source", "miniature", *places, "--recipe", RECIPES[self.backbone] + "-methods" * methods, "--where", self.where, *settings]
+        engine = () if self.on_ray else ("--address", "here")
+        return ["-m", "vapdata.cli", "build", "--source", "miniature", *places, "--recipe", recipe, "--where", self.where, *engine, *settings]
 
     def build(self, captions: Literal["full", "neutral"], *, methods: bool = False) -> None:
         """Does it."""

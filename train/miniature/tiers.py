@@ -6,8 +6,20 @@ Exercised by `pytest tests/train/miniature/test_tiers.py`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+TABLE = ("masks", "full", "neutral", "vap", "ablation", "tokens", "fca", "ssg", "fg")
+"""Parts of the table in its order; `rows.TRIALS` makes them."""
+LANES = (("full", "ssg", "fg", "neutral", "vap", "ablation"), ("masks", "fca"), ("tokens",))
+"""Parts of the table that share a catalog, in the order in which they change it: captions that say what happens, then neutral ones."""
 UNSEEN = ("slide_left", "bounce", "pan_right", "roll", "cool", "dissolve")
 """Conditions whose clips no reference method is trained on. The backbone knows them by their words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: a name and its figures. Shares are 0 to 1."""
+
+    name: str
+    figures: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +41,12 @@ class Tier:
     seeds: tuple[int, ...]
     ablation: bool = False
     """Whether Video-As-Prompt's structure is varied as in its paper."""
+    large: int = 0
+    """Videos of the catalog with four times as many tokens; 0 for none."""
+    at_once: int = 1
+    """Processes side by side, of LANES and seeds."""
+    on_ray: bool = True
+    """Whether catalogs are built on Ray, which takes longer to start than a small one to build."""
     checked: bool
     """Whether the thresholds hold for it; a smoke test reaches none."""
 
@@ -36,11 +54,11 @@ class Tier:
 TIERS: Mapping[str, Tier] = {
     each.name: each
     for each in (
-        Tier(name="smoke", says="smoke, does it run", clips=104, judged=8, scenes=20, steps=6, denoising=4, seeds=(0,), checked=False),
+        Tier(name="smoke", says="smoke, does it run", clips=104, judged=8, scenes=20, steps=6, denoising=4, seeds=(0,), at_once=2, on_ray=False, checked=False),
         Tier(name="cpu", says="cpu, half an hour of one core for VAP", clips=2080, judged=104, scenes=200, steps=None, denoising=20, seeds=(0,), checked=True),
         Tier(
             name="gpu",
-            says="gpu, three seeds and VAP's variants with --device cuda, beside half an hour of a core a seed for catalogs",
+            says="gpu, three seeds, VAP's variants and more tokens with --device cuda",
             clips=5200,
             judged=260,
             scenes=1000,
@@ -48,6 +66,8 @@ TIERS: Mapping[str, Tier] = {
             denoising=30,
             seeds=(0, 1, 2),
             ablation=True,
+            large=2600,
+            at_once=9,
             checked=True,
         ),
     )
@@ -75,6 +95,13 @@ CHECKS = (
         value=lambda f: f["vap right reference, reference guidance 2/but_fade"] - f["vap shuffled reference, reference guidance 2/but_fade"],
     ),
     Check(says="VAP, a shuffled reference is followed", least=0.35, value=lambda f: f["vap shuffled reference, reference guidance 2, followed/but_fade"]),
+    Check(says="more tokens, backbone with guidance 2 on never-trained subjects", least=0.65, value=lambda f: f["large caption, guidance 2/accuracy"]),
+    Check(
+        says="more tokens, VAP, right minus shuffled reference, without fades",
+        least=0.40,
+        value=lambda f: f["large vap right reference, reference guidance 2/but_fade"] - f["large vap shuffled reference, reference guidance 2/but_fade"],
+    ),
+    Check(says="more tokens, VAP, a shuffled reference is followed", least=0.35, value=lambda f: f["large vap shuffled reference, reference guidance 2, followed/but_fade"]),
     Check(says="without references a VAP expert leaves the stock output, bit for bit", least=1.0, value=lambda f: f["vap no reference/stock"]),
 )
 """Thresholds of the tiers that are checked, on means over their seeds."""

@@ -13,10 +13,11 @@ import torch
 from pipelines.prepare import Request, build, in_process
 from pipelines.recipe import EncodeStage, Recipe
 from train.full import Full
-from train.miniature.__main__ import _rows
-from train.miniature.rows import Bench, Row, of_ablation
+from train.miniature.__main__ import Turn, work_out
+from train.miniature.__main__ import bench as tabled
+from train.miniature.rows import Bench, of_ablation, of_tokens
 from train.miniature.studio import Studio, World
-from train.miniature.tiers import UNSEEN, Tier
+from train.miniature.tiers import TIERS, UNSEEN, Row, Tier
 from vapdata.clip import Sampling
 from vapdata.encoders.t5 import T5
 from vapdata.encoders.vae import Vae
@@ -106,21 +107,43 @@ def test_a_method_is_trained_with_settings_and_goes_on_where_it_was_stopped(benc
     assert [row["step"] for row in rows if "loss" in row] == [1, 2], "the first step was not taken again"
 
 
-def test_a_tier_without_ablation_has_no_rows_of_it(bench: Bench) -> None:
-    assert of_ablation(bench) == []
+def test_a_tier_without_ablation_or_more_tokens_has_no_rows_of_it(bench: Bench) -> None:
+    assert of_ablation(bench) == of_tokens(bench) == []
 
 
-def test_rows_that_are_there_are_not_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_tokens_lie_in_a_catalog_of_their_own(bench: Bench) -> None:
+    large = Bench(replace(TIER, large=52, on_ray=False), 0, bench.folder, "tiny-cogvideox").large()
+    words = large.world.building("neutral")
+    assert {"miniature-large", "miniature.height=64", "miniature.width=64", "miniature.count=52", "here"} <= set(words)
+    assert large.world.catalog != bench.world.catalog
+
+
+def test_seeds_are_worked_out_side_by_side_and_make_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [Turn(tier=TIERS["smoke"], seed=seed, out=tmp_path, backbone="tiny-cogvideox", device="cpu") for seed in (0, 1)]
+    assert tabled(turns, ("masks",)), "a smoke test is held against nothing"
+    shown = capsys.readouterr().out
+    print(shown)
+    assert "| mask attention | pointing" in shown and " ± " in shown
+    assert (tmp_path / "table.md").read_text() == shown
+    assert all("visual prompt" in json.loads(turn.kept("masks").read_text()) for turn in turns)
+    assert all((turn.folder / "logs" / "masks" / "log.txt").is_file() for turn in turns)
+
+
+def test_rows_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     def made(here: Bench) -> list[Row]:
         calls.append(here.version)
         return [Row(name="a", figures={"accuracy": 0.5})]
 
-    monkeypatch.setattr("train.miniature.__main__.TRIALS", {"masks": made})
-    assert _rows(bench, "masks") == _rows(bench, "masks") == [Row(name="a", figures={"accuracy": 0.5})]
-    bench.version = "other weights"
-    assert len(_rows(bench, "masks")) == 1 and len(calls) == 2
+    monkeypatch.setattr("train.miniature.rows.TRIALS", {"masks": made})
+    turn = Turn(tier=TIER, seed=0, out=tmp_path, backbone="tiny-cogvideox", device="cpu")
+    assert turn.lanes(["masks", "neutral", "full"]) == [["full", "neutral"], ["masks"]]
+    work_out(turn, ["masks"])
+    assert json.loads(turn.kept("masks").read_text()) == {"a": {"accuracy": 0.5}}
+    assert turn.lanes(["masks", "neutral", "full"]) == [["full", "neutral"]]
+    monkeypatch.setattr("vapdata.tiny.version", lambda name: "other weights")
+    assert turn.lanes(["masks"]) == [["masks"]] and len(calls) == 1
 
 
 def test_a_world_of_two_events_knows_both_and_asks_for_their_order(tmp_path: Path, bench: Bench) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from train.miniature.__main__ import averaged, checked, table
-from train.miniature.rows import Row
-from train.miniature.tiers import CHECKS, TIERS, UNSEEN
+from train.miniature.rows import TRIALS
+from train.miniature.tiers import CHECKS, LANES, TABLE, TIERS, UNSEEN, Row
 from vapdata.scenes import CONDITIONS
 
 GOOD = {
@@ -16,6 +16,10 @@ GOOD = {
     "vap shuffled reference, reference guidance 2": {"but_fade": 0.1},
     "vap shuffled reference, reference guidance 2, followed": {"but_fade": 0.5},
     "vap no reference": {"stock": 1.0},
+    "large caption, guidance 2": {"accuracy": 0.7},
+    "large vap right reference, reference guidance 2": {"but_fade": 0.5},
+    "large vap shuffled reference, reference guidance 2": {"but_fade": 0.05},
+    "large vap shuffled reference, reference guidance 2, followed": {"but_fade": 0.4},
 }
 
 
@@ -38,6 +42,9 @@ def test_good_figures_hold_every_check(capsys: pytest.CaptureFixture[str]) -> No
         ("vap shuffled reference, reference guidance 2", "but_fade", 0.21),
         ("vap shuffled reference, reference guidance 2, followed", "but_fade", 0.34),
         ("vap no reference", "stock", 0.99),
+        ("large caption, guidance 2", "accuracy", 0.64),
+        ("large vap right reference, reference guidance 2", "but_fade", 0.44),
+        ("large vap shuffled reference, reference guidance 2, followed", "but_fade", 0.34),
     ],
 )
 def test_each_figure_that_falls_short_fails_the_tier(row: str, figure: str, value: float, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +61,12 @@ def test_figures_of_several_seeds_are_shown_with_their_deviation() -> None:
     figures = averaged([[Row(name="a", figures={"accuracy": value, "clips": 8.0})] for value in (0.5, 0.7)])
     assert figures["a"]["accuracy"] == (pytest.approx(0.6), pytest.approx(0.1414, abs=1e-4))
     assert table(figures).splitlines()[-1] == "| a | accuracy 0.60 ± 0.14 · clips 8 |"
+
+
+def test_every_part_of_the_table_is_made_and_has_a_lane() -> None:
+    assert sorted(TABLE) == sorted(TRIALS) == sorted(part for lane in LANES for part in lane)
+    shared = next(lane for lane in LANES if "neutral" in lane)
+    assert max(map(shared.index, ("full", "ssg", "fg"))) < shared.index("neutral") < shared.index("vap"), "full captions first"
 
 
 def test_unseen_conditions_are_some_of_every_category_but_not_all() -> None:
