@@ -1,7 +1,7 @@
 # make demo       synthetic clips -> catalog -> masks -> pairs -> 30 steps of Video-As-Prompt -> samples, all on a CPU
 # make test       the whole suite        make test-fast   without the slow tests        make lint   ruff
 # make miniature  the benchmark: one table of what masks, captions and references do (long)
-# make tiny-models   the trained weights that ship with the package, again from nothing (over an hour)
+# make tiny-models   trained weights for the tiny models from nothing (under an hour on two cores)
 #
 # Each sets up what it needs: the virtual environment .venv, and in it this project with the versions of
 # constraints.txt. PYTHON=python3.12 picks an interpreter; PYTEST_ARGS="-k cuts" narrows a test run; two test files

@@ -305,8 +305,8 @@ class _Server:
             message = f"{quoted_name(path)}: needs more memory than the decoder may take. Scale the file down."
             self.say(error=TooLarge.__name__, message=message)
         except Exception as error:  # noqa: BLE001 - a library's surprise at a strange file must not look like a dead worker
-            beside = f"where many files say so, PyAV {av.__version__} is not what this version was tried with: pip install -c constraints.txt av, then vapdata retry"
-            message = f"{quoted_name(path)}: unexpected {type(error).__name__}: {error}. Replace the file; {beside}."
+            many = f"where many files say so, put the PyAV of constraints.txt in place of {av.__version__} and type vapdata retry"
+            message = f"{quoted_name(path)}: unexpected {type(error).__name__}: {error}. Replace the file; {many}."
             self.say(error=DecoderCrashed.__name__, message=message)
 
     def hold(self, video: OpenVideo | OpenSequence | None) -> None:

@@ -83,7 +83,7 @@ class Bench:
         """Trains a method beside the backbone that ships, or another, or goes on where that was stopped; the run's folder."""
         out = self.folder / "-".join((method, *settings, self.version))
         if not (out / "export").is_dir():
-            steps = None if method == "full" else self.tier.steps
+            steps = None if method == "full" else self.tier.steps  # a tier says how long methods train, LARGE how long the backbone
             more = [*(("--steps", str(steps)) if steps else ()), *(("--weights", str(weights)) if weights else ()), *(("--resume",) if (out / CONFIG).is_file() else ())]
             more += [word for setting in settings for word in ("--set", setting)]
             words = ["-m", f"train.{method}", "--catalog", self.world.catalog, "--backbone", self.backbone, "--recipe", f"{method}-miniature", "--out", str(out)]

@@ -72,7 +72,7 @@ TIERS: Mapping[str, Tier] = {
         ),
     )
 }
-"""Both `cpu` and `gpu` have been run, see benchmarks/RESULTS.md."""
+"""Every part of `smoke` and `cpu` has been run, of `gpu` all but `fca`, `ssg` and `fg`, in several commands: benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
