@@ -6,6 +6,7 @@
 Exercised by `pytest tests/train/test_sheet.py`.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,8 +114,7 @@ def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wid
     line = " ".join(text.split())
     if font.getlength(line) <= width:
         return line
-    while line and font.getlength(line + ELLIPSIS) > width:
-        line = line[:-1]
+    line = line[: bisect_right(range(1, len(line)), width, key=lambda kept: font.getlength(line[:kept] + ELLIPSIS))]
     space = line.rfind(" ")
     return line[: space if space > len(line) * 0.6 else len(line)].rstrip(" ,.;:") + ELLIPSIS
 
