@@ -4,8 +4,8 @@
 
 Half of the pictures hold two objects, and most captions of these name one of them. Which captions are true of which pictures is known,
 so that a caption that also fits another picture of the batch counts neither for nor against it. Half of the patches are left out
-while training (Li et al. 2023, "Scaling Language-Image Pre-training via Masking"), which halves the cost. Exercised by
-`pytest tests/train/miniature/test_clip.py`.
+while training (Li et al. 2023, "Scaling Language-Image Pre-training via Masking"), which halves the cost, and the text's context is
+cut to CONTEXT, which changes nothing. Exercised by `pytest tests/train/miniature/test_clip.py`.
 """
 
 import json
@@ -34,6 +34,8 @@ SIZES = ((clips.SIDE, clips.SIDE), (clips.SIDE, clips.SIDE), (96, 160))
 """Height and width of the pictures, before they are squeezed into CLIP's square: those of the recipes `miniature`, twice as often, and `tiny`."""
 KEPT_PATCHES = 0.5
 """Share of the patches that a picture keeps while training."""
+CONTEXT = 16
+"""Tokens of a text while training; the longest caption has 14. The text's attention is causal and its last token is what counts, so none of the later places has a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +140,10 @@ def train(run: ClipRun, folder: Path, start: Path | None = None) -> Any:
     if start is not None:
         model.load_state_dict(load_file(start / "clip" / "open_clip_model.safetensors"))
     model.visual.patch_dropout = PatchDropout(1 - KEPT_PATCHES)
+    places = model.positional_embedding.detach().clone()
+    _read(model, places[:CONTEXT].clone())
     model.to(run.device)
-    tokenizer = open_clip.SimpleTokenizer(context_length=tiny.CLIP["text_cfg"]["context_length"])
+    tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
     plain = [each for name, each in model.named_parameters() if each.ndim < 2 or "embedding" in name]
     decayed = [each for name, each in model.named_parameters() if not (each.ndim < 2 or "embedding" in name)]
     optimizer = torch.optim.AdamW([{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.05}], lr=run.lr, betas=(0.9, 0.98))
@@ -166,7 +170,15 @@ def train(run: ClipRun, folder: Path, start: Path | None = None) -> Any:
             with (folder / "metrics.jsonl").open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
     model.visual.patch_dropout = torch.nn.Identity()
-    return model.eval().cpu()
+    model.cpu()
+    _read(model, torch.cat([model.positional_embedding.detach(), places[CONTEXT:]]))
+    return model.eval()
+
+
+def _read(model: Any, places: Float[Tensor, "tokens width"]) -> None:
+    """Gives the text tower this many places, with these embeddings."""
+    model.positional_embedding = torch.nn.Parameter(places)
+    model.attn_mask = torch.full((len(places), len(places)), float("-inf")).triu_(1)
 
 
 def pictures(random: np.random.Generator, scenes: list[Scene]) -> Float[Tensor, "b 3 side side"]:

@@ -39,9 +39,9 @@ BUDGETS = {
     "cpu": Budget(
         counts={"tiny-cogvideox": (2600, 780), "tiny-wan": (1040, 260)},
         more={
-            "tiny-cogvideox/clip": (("--steps", "1100"),),
+            "tiny-cogvideox/clip": (("--steps", "2200"),),
             "tiny-cogvideox/transformer": (("--steps", "3000", "--global-batch", "64", "--micro-batch", "64"),),
-            "tiny-wan/transformer": (("--steps", "1600"),),
+            "tiny-wan/transformer": (("--steps", "1400"),),
         },
     ),
     "cuda": Budget(
@@ -136,7 +136,10 @@ def _commands(part: Part, folder: Path, seed: int, steps: int | None, device: st
     starts = [(), *(("--weights", str(out / "export")) if whole else ("--start", str(out)) for out in outs)]
     if whole:
         counts = [min(count, 26 * steps) if steps else count for count in budget.counts[part.name]]
-        worlds = [World(folder=folder, backbone=part.name, clips=count, seed=seed, pairs=two, turn=TURN, where=WHERE) for count, two in zip(counts, (False, True), strict=True)]
+        worlds = [
+            World(folder=folder, backbone=part.name, clips=count, seed=seed, pairs=two, turn=TURN, where=WHERE, on_ray=False)
+            for count, two in zip(counts, (False, True), strict=True)
+        ]
         before = [each.building("full") for each in worlds]
         begins = ["-m", "train.full", "--catalog", worlds[0].catalog, "--backbone", part.name, "--recipe", "full-miniature", "--where", WHERE]
     else:

@@ -1,13 +1,16 @@
 """The tiny CLIP's training: which captions are true of which pictures, and a loss that knows."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+import open_clip
+import pytest
 import torch
 
-from train.miniature import clips
-from train.miniature.clip import ClipRun, Drawn, Told, all_true, contrast, is_true, pictures, told
-from vapdata.scenes import Scene, Thing
+from train.miniature import clip, clips
+from train.miniature.clip import CONTEXT, ClipRun, Drawn, Told, all_true, contrast, is_true, pictures, told, train
+from vapdata.scenes import COLOURS, FURTHER, GROUNDS, SHAPES, Scene, Thing
 
 RED_CIRCLE, BLUE_BAR = Thing(shape="circle", colour="red", x=-0.5, size=0.34), Thing(shape="bar", colour="blue", x=0.5, size=0.34)
 BOTH = Scene(subject=RED_CIRCLE, other=BLUE_BAR, ground="gray")
@@ -60,3 +63,23 @@ def test_pictures_are_squares_normalised_as_clip_wants_them() -> None:
     made = pictures(np.random.default_rng(0), [BOTH, ALONE, BOTH])
     assert made.shape == (3, 3, 96, 96)
     assert -2.2 < float(made.min()) < -1 and 1 < float(made.max()) < 2.8
+
+
+def test_the_longest_caption_is_read_whole() -> None:
+    things = [Thing(shape=shape, colour=colour) for shape in SHAPES for colour in (*COLOURS, *FURTHER)]
+    longest = max((Scene(subject=one, other=other, ground=ground).words for one in things for other in things for ground in GROUNDS), key=lambda words: len(words.split()))
+    assert 0 < open_clip.SimpleTokenizer(context_length=CONTEXT + 1)([longest]).count_nonzero() <= CONTEXT
+
+
+def test_a_short_context_trains_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ClipRun(steps=3, batch=6)
+    short = train(run, tmp_path)
+    monkeypatch.setattr(clip, "CONTEXT", 77)
+    whole = train(run, tmp_path)
+    # Not weight by weight: the bias of keys has no effect on attention, so its gradient is rounding, which AdamW scales up.
+    assert [each.shape for each in short.parameters()] == [each.shape for each in whole.parameters()]
+    shown, captions, _ = Drawn(run)[0]
+    tokens = open_clip.SimpleTokenizer(context_length=77)(captions)
+    with torch.no_grad():
+        torch.testing.assert_close(short.encode_text(tokens), whole.encode_text(tokens), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(short.encode_image(shown), whole.encode_image(shown), atol=1e-4, rtol=1e-3)
