@@ -58,7 +58,7 @@ BUDGETS = {
         },
     ),
 }
-"""Kind of device -> budget: under an hour on two cores, or a quarter of an hour on one GPU beside what its cores encode."""
+"""Kind of device -> budget: about an hour on two cores, or a quarter of an hour on one GPU beside what its cores encode."""
 WHERE = "split = 'train' or clip_id like '%7.mp4'"
 """Which of them are encoded: those that are trained on, and one in ten of the others to be judged on."""
 TURN = 20.0
