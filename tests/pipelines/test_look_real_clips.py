@@ -1,7 +1,7 @@
 """Real clips: every filter by a model answers, and each is found again re-encoded, nothing else taken for it."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from vapdata.step import Judge, Judged, OpenJudge
 pytestmark = pytest.mark.slow
 
 COPY = " (copy)"
+LONGEST = 330
+"""Frames of a clip that is encoded anew, at most: all but three of the 59."""
 CAPTION = Caption(text="what is seen here", captioner="source", role="source")
 
 
@@ -41,6 +43,15 @@ def _seen(path: Path, name: str, steps: Sequence[Judge]) -> list[Judged]:
 @cache
 def _open(step: Judge) -> OpenJudge:
     return step.open("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed(judges: tuple[Judge, ...]) -> Iterator[None]:
+    """In the end what was opened is closed: a process has one CLIP, and the next file's tests count what it is asked."""
+    yield
+    for step in judges:
+        _open(step).close()
+    _open.cache_clear()
 
 
 def _copy(path: Path, codec: str, into: Path) -> Path:
@@ -99,7 +110,8 @@ def test_every_filter_by_a_model_is_finite_on_every_clip(seen: dict[str, list[Ju
 def test_each_clip_is_found_again_and_no_other_is_taken_for_it(real_clips: Path, rows: list[dict[str, str]], seen: dict[str, list[Judged]], tmp_path: Path) -> None:
     same = {row["file"]: tag.partition(":")[2].split(" ")[0] for row in rows for tag in row["tags"].split(";") if tag.startswith("duplicate-of:")}
     cells = {name: answers[0].cells[0].data for name, answers in seen.items()}
-    for row in rows:
+    copied = [row for row in rows if int(row["frames"]) <= LONGEST]
+    for row in copied:
         copy = _copy(real_clips / "clips" / row["file"], row["codec"], tmp_path)
         cells[row["file"] + COPY] = _seen(copy, row["file"], [Fingerprint()])[0].cells[0].data
         copy.unlink()
@@ -114,7 +126,7 @@ def test_each_clip_is_found_again_and_no_other_is_taken_for_it(real_clips: Path,
     assert compared == set(cells), "every clip shows enough to be compared"
     assert found - true == set(), "precision"
     assert len(found & true) >= 0.95 * len(true), f"recall {len(found & true)} of {len(true)}; lost: {sorted(true - found)}"
-    lost = [row["file"] for row in rows if row["file"] + COPY not in near.get(row["file"], {})]
-    assert len(lost) <= 0.05 * len(rows), lost
+    lost = [row["file"] for row in copied if row["file"] + COPY not in near.get(row["file"], {})]
+    assert len(copied) > 0.9 * len(rows) and len(lost) <= 0.05 * len(copied), lost
     largest = max(distance for others in near.values() for distance in others.values())
-    print(f"{len(found & true)} of {len(true)} pairs, {len(rows) - len(lost)} of {len(rows)} copies; largest distance {largest:.3f}")
+    print(f"{len(found & true)} of {len(true)} pairs, {len(copied) - len(lost)} of {len(copied)} copies; largest distance {largest:.3f}")

@@ -1,4 +1,4 @@
-"""The whole build on real video: the OpenVid miniature, a folder of every codec, and what is broken or badly named."""
+"""The whole build on real video: the OpenVid miniature on Ray; in one process a folder of every codec, and what is broken or badly named."""
 
 import csv
 import os
@@ -27,7 +27,7 @@ def openvid(build_tiny: Build, real_clips: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def folder(build_tiny: Build, real_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+def folder(build_here: Build, real_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     """clips/, broken/ and names that version control handles badly, as one tree."""
     root = tmp_path_factory.mktemp("folder") / "root"
     for name in ("clips", "broken"):
@@ -42,7 +42,7 @@ def folder(build_tiny: Build, real_clips: Path, tmp_path_factory: pytest.TempPat
     shutil.copy(valid, outside)
     (odd / "link.mp4").symlink_to(outside)
     catalog = tmp_path_factory.mktemp("folder-catalog") / "catalog"
-    return catalog, build_tiny(catalog, source=Folder(root=str(root)))
+    return catalog, build_here(catalog, source=Folder(root=str(root)))
 
 
 def test_openvid_is_built_and_keeps_its_promises(openvid: tuple[Path, Summary], query: Query) -> None:

@@ -10,6 +10,8 @@ from vapdata.frame_law import COGVIDEOX_LAW, HUNYUAN_LAW, WAN_LAW, FrameLaw
 
 LAWS = {"AutoencoderKLCogVideoX": COGVIDEOX_LAW, "AutoencoderKLWan": WAN_LAW, "AutoencoderKLHunyuanVideo": HUNYUAN_LAW}
 CONFIGS = {"AutoencoderKLCogVideoX": tiny.VAE, **dict(tiny_vae.CONFIGS.values())}
+TRIED = (*range(1, 42), 48, 49, 80, 81)
+"""Counts of frames: every one of five turns of the laws' period of eight, then those that the released models are trained on."""
 
 
 @pytest.mark.slow
@@ -18,10 +20,10 @@ def test_legal_counts_are_those_that_come_back_from_a_round_trip(model_class: st
     model = getattr(diffusers, model_class)(**CONFIGS[model_class]).eval()
     returned, latent = {}, {}
     with torch.inference_mode():
-        for count in range(1, 82):
+        for count in TRIED:
             encoded = model.encode(torch.zeros(1, 3, count, 16, 16)).latent_dist.mean
             latent[count], returned[count] = encoded.shape[2], model.decode(encoded).sample.shape[2]
-    legal = [count for count in range(1, 82) if law.legal(count)]
+    legal = [count for count in TRIED if law.legal(count)]
     assert [law.latent_frames(count) for count in legal] == [latent[count] for count in legal]
     assert legal == [count for count, back in returned.items() if back == count]
 

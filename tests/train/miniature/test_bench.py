@@ -98,11 +98,12 @@ def test_a_clip_may_be_given_another_clips_caption(bench: Bench, studio: Studio)
 
 def test_a_method_is_trained_with_settings_and_goes_on_where_it_was_stopped(bench: Bench) -> None:
     bench.world.pair(UNSEEN)
-    run = bench.train("vap", "vap.rope=shared")
+    settings = ("vap.rope=shared", "evaluation.samples=2", "evaluation.timesteps=2")
+    run = bench.train("vap", *settings)
     assert json.loads((run / "config.json").read_text())["method"]["rope"] == "shared"
     longer = Bench(replace(TIER, steps=2), 0, bench.folder, "tiny-cogvideox")
     (run / "export").rename(run / "export of one step")
-    assert longer.train("vap", "vap.rope=shared") == run
+    assert longer.train("vap", *settings) == run
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2], "the first step was not taken again"
 
