@@ -1,11 +1,11 @@
 # make demo       synthetic clips -> catalog -> masks -> pairs -> 30 steps of Video-As-Prompt -> samples, all on a CPU
 # make test       the whole suite        make test-fast   without the slow tests        make lint   ruff
 # make miniature  the benchmark: one table of what masks, captions and references do (long)
-# make tiny-models   trained weights for the tiny models from nothing (under an hour on two cores)
+# make tiny-models   trained weights for the tiny models from nothing (about an hour on two cores)
 #
 # Each sets up what it needs: the virtual environment .venv, and in it this project with the versions of
-# constraints.txt. PYTHON=python3.12 picks an interpreter; PYTEST_ARGS="-k cuts" narrows a test run; two test files
-# run side by side (TEST_WORKERS=0: one after the other, with their output).
+# constraints.txt. PYTHON=python3.12 picks an interpreter; PYTEST_ARGS="-k cuts" narrows a test run; two
+# test files run side by side (TEST_WORKERS=0: one after the other, with their output).
 
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$each"; break; }; done)
@@ -13,7 +13,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses $(TEST_WORKERS) --no-loadscope-reorder
 
 # One thread per process: the workers share the machine, and a repeated build repeats its bytes.
 export OMP_NUM_THREADS ?= 1

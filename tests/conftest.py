@@ -4,8 +4,12 @@ Every annotation of our four packages is checked at each call while tests run: s
 beartype. Exercised by `make test`.
 """
 
+import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -25,12 +29,56 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+ON_RAY = (
+    *(f"pipelines/test_{name}.py" for name in ("build", "kill", "real_clips", "render", "run")),
+    *(f"train/test_{name}.py" for name in ("elastic", "workers")),
+)
+"""Files whose tests start a Ray, or share the one of their process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest queue is begun first."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(ON_RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadfile`, but all that start a Ray in one queue: two of them at once, each with a dozen processes, take more than twice as long."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Queues(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "on Ray" if file.endswith(ON_RAY) else file
+
+    return Queues(config, log)
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The checkout that these tests belong to."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """made_once(name, make): the folder that `make(folder)` has filled, by the first of pytest's processes that asks for it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / "once" / name, shared / "once" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with open(f"{folder}.lock", "w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # another process failed at it
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session")

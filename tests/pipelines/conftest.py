@@ -14,6 +14,7 @@ from pipelines.recipes import recipe
 from pipelines.summary import Summary
 from vapdata.sources.synthetic import Synthetic
 
+Once = Callable[[str, Callable[[Path], object]], Path]
 VOLATILE = {"run_id", "commit", "created_at", "seconds", "attempts", "host", "file", "row_group"}
 COUNT = 8
 
@@ -40,11 +41,9 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight synthetic videos on disk, made once."""
-    root = tmp_path_factory.mktemp("synthetic")
-    list(Synthetic(root=str(root), count=COUNT).list())
-    return root
+def videos(made_once: Once) -> Path:
+    """Eight synthetic videos on disk."""
+    return made_once("synthetic", lambda root: [*Synthetic(root=str(root), count=COUNT).list()])
 
 
 @pytest.fixture(scope="session")
@@ -75,11 +74,9 @@ def build_here(synthetic: Synthetic) -> Callable[..., Summary]:
 
 
 @pytest.fixture(scope="session")
-def built(build_tiny: Callable[..., Summary], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A catalog of the synthetic videos with everything the tiny recipe makes. Copy it before changing it."""
-    catalog = tmp_path_factory.mktemp("built") / "catalog"
-    build_tiny(catalog)
-    return catalog
+def built(request: pytest.FixtureRequest, made_once: Once) -> Path:
+    """A catalog of the synthetic videos with everything the tiny recipe makes, built on Ray. Copy it before changing it."""
+    return made_once("built", lambda folder: request.getfixturevalue("build_tiny")(folder / "catalog")) / "catalog"
 
 
 def contents(path: str | os.PathLike[str]) -> dict[str, list[tuple]]:
@@ -127,11 +124,13 @@ def query() -> Callable[[Path, str], list[tuple]]:
 
 
 @pytest.fixture(scope="session")
-def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+def places(made_once: Once) -> tuple[Path, Path, str]:
     """A scanned catalog of six synthetic videos, their folder, and the recipe that scans only. Copy the catalog before changing it."""
-    folder = tmp_path_factory.mktemp("scanned")
-    (folder / "own.py").write_text(SCAN_ONLY)
-    own = f"{folder}/own.py:scan_only"
-    source = Synthetic(root=str(folder / "root"), count=6)
-    build(Request(source=source, catalog=str(folder / "catalog"), recipe=recipe(own)), runner=in_process)
-    return folder / "catalog", folder / "root", own
+
+    def make(folder: Path) -> None:
+        (folder / "own.py").write_text(SCAN_ONLY)
+        source = Synthetic(root=str(folder / "root"), count=6)
+        build(Request(source=source, catalog=str(folder / "catalog"), recipe=recipe(f"{folder}/own.py:scan_only")), runner=in_process)
+
+    folder = made_once("scanned", make)
+    return folder / "catalog", folder / "root", f"{folder}/own.py:scan_only"

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode: hand_made.py l
 VIDEOS = 24
 GRID = (("sampling", "height", 32), ("sampling", "width", 32), ("sampling", "fps", 8.0))
 """9 frames of 32 x 32: latents of (16, 3, 4, 4)."""
+Once = Callable[[str, Callable[[Path], object]], Path]
 LINEAGE = ("run_id", "commit", "created_at")
 
 
@@ -37,28 +38,32 @@ def drawn_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_catalog(made_once: Once) -> Path:
     """28 clips of 24 synthetic videos with all that the recipe `tiny` makes at 9 x 32 x 32, and pairs of clips that move alike.
 
     The eight clips of the four videos with two shots have no caption, hence no mask, and are in no pair. The last clip of
     each direction is in the split validation: a target there, with references in train. Copy it (`fresh_catalog`)
     before changing it.
     """
-    root = tmp_path_factory.mktemp("tiny")
-    source = Synthetic(root=str(root / "videos"), count=VIDEOS, seconds=1.25, height=48, width=64)
-    made = with_settings(recipe("tiny"), GRID)
-    build(Request(source=source, catalog=str(root / "catalog"), recipe=made, command="vapdata build --source synthetic --recipe tiny"), runner=in_process)
-    pair_by_direction(Catalog.open(root / "catalog"))
-    return root / "catalog"
+
+    def make(root: Path) -> None:
+        source = Synthetic(root=str(root / "videos"), count=VIDEOS, seconds=1.25, height=48, width=64)
+        made = with_settings(recipe("tiny"), GRID)
+        build(Request(source=source, catalog=str(root / "catalog"), recipe=made, command="vapdata build --source synthetic --recipe tiny"), runner=in_process)
+        pair_by_direction(Catalog.open(root / "catalog"))
+
+    return made_once("tiny", make) / "catalog"
 
 
 @pytest.fixture(scope="session")
-def openvid_catalog(real_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def openvid_catalog(real_clips: Path, made_once: Once) -> Path:
     """The real OpenVid clips with all that the recipe `tiny-wan` encodes, at 9 x 32 x 32: masks, first frames and keywords among it. No scores."""
-    path = tmp_path_factory.mktemp("openvid") / "catalog"
-    made = replace(with_settings(recipe("tiny-wan"), GRID[:2]), scan=())
-    build(Request(source=OpenVid(root=str(real_clips / "openvid")), catalog=str(path), recipe=made, command="vapdata build --source openvid --recipe tiny-wan"), runner=in_process)
-    return path
+
+    def make(folder: Path) -> None:
+        made, source = replace(with_settings(recipe("tiny-wan"), GRID[:2]), scan=()), OpenVid(root=str(real_clips / "openvid"))
+        build(Request(source=source, catalog=str(folder / "catalog"), recipe=made, command="vapdata build --source openvid --recipe tiny-wan"), runner=in_process)
+
+    return made_once("openvid", make) / "catalog"
 
 
 @pytest.fixture
