@@ -14,14 +14,15 @@ from vapdata.conditions.statistics import clip_statistics
 
 CLIPS = 6
 FOLDS = 3
+FRAMES = 9
 
 
 def _rows(category, sources):
     rows, names, places = [], [], []
     for program in (each for each in PROGRAMS.values() if each.category == category):
         for place, (frames, subject) in enumerate(sources):
-            shown = program.render(frames, subject, program.draw(place), 17)
-            source = frames if program.takes == "clip" else np.repeat(frames[:1], 17, 0)
+            shown = program.render(frames[:FRAMES], subject, program.draw(place), FRAMES)
+            source = frames[:FRAMES] if program.takes == "clip" else np.repeat(frames[:1], FRAMES, 0)
             row = clip_statistics(source, shown, subject)
             rows.append(np.sign(row) * np.log1p(np.abs(row)))
             names.append(program.name)
