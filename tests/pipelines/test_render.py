@@ -62,6 +62,7 @@ def _rows(catalog: Path) -> dict[str, list[tuple]]:
     }
 
 
+@pytest.mark.slow
 def test_every_made_video_has_its_lineage_and_its_file(made: Path) -> None:
     with contextlib.closing(connect(Catalog.open(made))) as con:
         found = con.sql("select videos.*, c.whole from videos join clips as c using (video_id) where provider = 'procedural'").to_arrow_table().to_pylist()
@@ -81,6 +82,7 @@ def test_every_made_video_has_its_lineage_and_its_file(made: Path) -> None:
     assert verify(Catalog.open(made)) == []
 
 
+@pytest.mark.slow
 def test_a_made_clip_has_a_caption_with_and_without_the_condition(made: Path, query: Query) -> None:
     told_of = query(made, "select clip_id, role, text from captions where captioner = 'made' order by all")
     assert len(told_of) == 16
@@ -92,12 +94,14 @@ def test_a_made_clip_has_a_caption_with_and_without_the_condition(made: Path, qu
     assert query(made, "select * from captions where clip_id like 'vap/%' and captioner <> 'made'") == []
 
 
+@pytest.mark.slow
 def test_a_made_video_begins_as_its_source_does(made: Path, places: tuple[Path, Path, str], query: Query) -> None:
     for uri, parent in query(made, "select uri, parent_clip_id from videos where condition = 'melt'"):
         ours, theirs = (next(iter(frames(path))).image.astype(int) for path in (made / "media" / uri, places[1] / parent.partition("/")[2]))
         assert np.abs(ours - theirs).mean() < 4, "twice encoded, once as it was"
 
 
+@pytest.mark.slow
 def test_made_clips_pair_with_those_of_other_sources_only(made: Path, query: Query) -> None:
     pairs = query(made, "select condition, score, split, provider, count(*) from pairs group by all order by all")
     assert pairs == [("melt", 100.0, "train", "procedural", 12), ("pan_left", 100.0, "train", "procedural", 12)]
@@ -124,6 +128,7 @@ def test_again_nothing_is_rendered(made: Path, places: tuple[Path, Path, str], t
     assert _rows(catalog) == _rows(made)
 
 
+@pytest.mark.slow
 def test_the_preview_shows_how_a_made_video_goes_on(made: Path, tmp_path: Path) -> None:
     output = tmp_path / "melt.png"
     assert cli.run(["conditions", "--catalog", str(made), "--preview", "melt", "--output", str(output)]) == 0
@@ -142,6 +147,7 @@ def test_another_seed_makes_other_videos_beside_the_first(made: Path, places: tu
     assert verify(Catalog.open(catalog)) == []
 
 
+@pytest.mark.slow
 def test_files_that_no_row_names_are_removed(made: Path, tmp_path: Path) -> None:
     catalog = Path(shutil.copytree(made, tmp_path / "catalog"))
     wanted = _files(catalog)

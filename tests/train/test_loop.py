@@ -74,6 +74,7 @@ def thirty(request: pytest.FixtureRequest, tiny_catalog: Path, tmp_path_factory:
     return folder, trained_in(folder, tiny_catalog, *settings, method=request.param)
 
 
+@pytest.mark.slow
 def test_every_step_has_one_row_and_the_first_the_nth_and_the_last_an_evaluation(thirty: tuple[Path, Finished]) -> None:
     folder, finished = thirty
     rows = read_metrics(folder)
@@ -87,11 +88,13 @@ def test_every_step_has_one_row_and_the_first_the_nth_and_the_last_an_evaluation
     assert last["eval_drop"] > 3 * last["eval_drop_se"] > 0
 
 
+@pytest.mark.slow
 def test_every_field_of_a_row_is_explained(thirty: tuple[Path, Finished]) -> None:
     explained = (train.record.__doc__ or "").split()
     assert {name for row in read_metrics(thirty[0]) for name in row} <= {*explained}
 
 
+@pytest.mark.slow
 def test_the_rate_in_the_rows_is_the_schedules_and_epochs_are_counted(thirty: tuple[Path, Finished]) -> None:
     rows, config = read_metrics(thirty[0])[1:], json.loads((thirty[0] / "config.json").read_text())
     spec = run_of(thirty[0].name).optimizer
@@ -99,6 +102,7 @@ def test_the_rate_in_the_rows_is_the_schedules_and_epochs_are_counted(thirty: tu
     assert [row["epoch"] for row in rows] == [step // config["steps_per_epoch"] for step in range(30)]
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind_opens_again_with_the_weights_of_its_last_checkpoint(thirty: tuple[Path, Finished]) -> None:
     folder, _ = thirty
     opened = open_run(folder, device=torch.device("cpu"), dtype=torch.float32)
@@ -108,12 +112,14 @@ def test_what_a_run_leaves_behind_opens_again_with_the_weights_of_its_last_check
     assert all(torch.equal(kept[f"model.{name}"], value) for name, value in module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_trained_on_what(thirty: tuple[Path, Finished], tiny_catalog: Path) -> None:
     card = read_card(thirty[0] / "export")
     assert (card.method, card.backbone, card.catalog, card.step) == (thirty[0].name, BACKBONE, str(tiny_catalog), 30)
     assert card.config == json.loads(json.dumps(asdict(run_of(thirty[0].name).method)))
 
 
+@pytest.mark.slow
 def test_the_configuration_is_stored_whole_with_what_it_met(thirty: tuple[Path, Finished], tiny_catalog: Path) -> None:
     folder, _ = thirty
     config = json.loads((folder / "config.json").read_text())
