@@ -5,6 +5,7 @@ FILES, where JOB is `build` or `fill` and FILES a JSON list: files of rows, tens
 when a run is killed; null lets it end. Prints a JSON list: whether each was killed. Exits 1 when one failed.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -16,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-
-import dataclasses
 
 from pipelines import backfill, commit
 from pipelines.prepare import Request, build, in_process
