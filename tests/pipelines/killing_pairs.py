@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import duckdb
+from forks import forked
 
 from catalogs.store import Catalog
 from catalogs.verify import verify
@@ -55,36 +55,26 @@ def state(catalog: Path) -> list[list[str]]:
     return [*rows, files, [str(each) for each in verify(Catalog.open(catalog))]]
 
 
-def forked(answer: Path, job: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
+def answered(answer: Path, job: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
     """Exit status of a job in a process of its own, and what it returned."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            answer.write_text(json.dumps(job(*arguments)))
-            status = 0
-        except BaseException:  # noqa: BLE001 - the child must end here, whatever it is
-            traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(forked(lambda: answer.write_text(json.dumps(job(*arguments)))), 0)[1])
     return status, json.loads(answer.read_text()) if status == 0 else None
 
 
 def main(catalog: str, root: str, recipe: str, folder: str) -> int:
     """Tries every state; the exit status."""
     answer, undisturbed = Path(folder) / "answer.json", Path(shutil.copytree(catalog, Path(folder) / "undisturbed"))
-    status, operations = forked(answer, life, undisturbed, root, recipe, 0)
+    status, operations = answered(answer, life, undisturbed, root, recipe, 0)
     assert status == 0
-    _, wanted = forked(answer, state, undisturbed)
+    _, wanted = answered(answer, state, undisturbed)
     assert wanted[-1] == []
     tried = 0
     for number in range(STATES):
         copy = Path(shutil.copytree(catalog, Path(folder) / f"killed-{number}"))
-        killed, _ = forked(answer, life, copy, root, recipe, 1 + (operations - 2) * number // (STATES - 1))
+        killed, _ = answered(answer, life, copy, root, recipe, 1 + (operations - 2) * number // (STATES - 1))
         tried += killed == -signal.SIGKILL
-        resumed, _ = forked(answer, life, copy, root, recipe, 0)
-        _, found = forked(answer, state, copy)
+        resumed, _ = answered(answer, life, copy, root, recipe, 0)
+        _, found = answered(answer, state, copy)
         if resumed or found != wanted:
             print(f"state {number} is not recovered from: {resumed}, {found and found[-1]}", file=sys.stderr)
             return 1

@@ -12,11 +12,12 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from forks import forked
 
 from pipelines import backfill, commit
 from pipelines.prepare import Request, build, in_process
@@ -51,20 +52,6 @@ JOBS: dict[str, Callable[[str, str], None]] = {"build": build_all, "fill": fill}
 def written(catalog: str) -> int:
     """How many files of rows, tensors and journal there are now; folders may vanish while they are counted."""
     return sum(name.endswith((".parquet", ".json")) for _, _, names in os.walk(catalog) for name in names)
-
-
-def forked(job: Callable[[], None]) -> int:
-    """The child's process id; it leads a group of its own."""
-    child = os.fork()
-    if child:
-        return child
-    os.setsid()
-    try:
-        job()
-    except BaseException:  # noqa: BLE001 - the child must end here, whatever it is
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
 
 
 def killed_at(files: int | None, catalog: str, job: Callable[[], None]) -> bool:
