@@ -10,6 +10,7 @@ Appends a dated section to `benchmarks/RESULTS.md`.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -19,7 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -82,9 +83,9 @@ def alone(step: Filter) -> Callable[[Path], None]:
     return run
 
 
-def looking(step: Judge) -> Callable[[Path], None]:
-    """A step that is shown a few frames of a clip: what `vapdata backfill` does for it."""
-    opened = step.open("cpu")
+def looking(step: Judge, closed: contextlib.ExitStack) -> Callable[[Path], None]:
+    """A step that is shown a few frames of a clip: what `vapdata backfill` does for it; `closed` closes it in the end."""
+    opened = closed.enter_context(contextlib.closing(step.open("cpu")))
 
     def run(path: Path) -> None:
         seconds = lasts(path)
@@ -129,25 +130,26 @@ def with_tiny_networks(folder: Path) -> dict[str, Judge]:
     return {name: load(FILTERS, name, "filter")(**settings) for name, settings in asked.items()}
 
 
-def ways(folder: Path) -> dict[str, Callable[[Path], None]]:
+@contextlib.contextmanager
+def ways(folder: Path) -> Iterator[dict[str, Callable[[Path], None]]]:
     """What is measured, by name; `folder` is for what tiny networks need."""
     networks = with_tiny_networks(folder)
     single = {name: load(FILTERS, name, "filter")() for name in FILTERS if name not in (*WITHOUT, *networks)}
-    return {
-        "bare decode": bare,
-        "the default chain": default_chain(),
-        "decode and scale to 320": alone(load(FILTERS, "brightness", "filter")(fps=1e-3)),
-        **{name: looking(step) if hasattr(step, "look") else alone(step) for name, step in single.items() if hasattr(step, "look") or step.fps > 0},
-        **{f"{name}, tiny network": looking(step) for name, step in networks.items()},
-    }
+    with contextlib.ExitStack() as closed:
+        yield {
+            "bare decode": bare,
+            "the default chain": default_chain(),
+            "decode and scale to 320": alone(load(FILTERS, "brightness", "filter")(fps=1e-3)),
+            **{name: looking(step, closed) if hasattr(step, "look") else alone(step) for name, step in single.items() if hasattr(step, "look") or step.fps > 0},
+            **{f"{name}, tiny network": looking(step, closed) for name, step in networks.items()},
+        }
 
 
 def measured(paths: Sequence[Path]) -> dict[str, float]:
     """CPU seconds of each way over all clips."""
     cv2.setNumThreads(1)
     totals: dict[str, float] = defaultdict(float)
-    with tempfile.TemporaryDirectory() as folder:
-        opened = ways(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, ways(Path(folder)) as opened:
         for path in paths:
             lasts(path)
             for name, way in opened.items():

@@ -7,7 +7,8 @@ beartype. Exercised by `make test`.
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "on Ray" if file.endswith(ON_RAY) else file
 
     return Queues(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_open_clip() -> Iterator[None]:
+    """A CLIP that a file leaves open would be the next file's, with what it remembers of frames: said of the file that left it."""
+    yield
+    frames = sys.modules.get("vapdata.filters.clip_frames")
+    assert not frames or not frames._open, f"still open: {list(frames._open)}; close what was opened"
 
 
 @pytest.fixture(scope="session")
