@@ -39,9 +39,10 @@ BUDGETS = {
     "cpu": Budget(
         counts={"tiny-cogvideox": (2600, 780), "tiny-wan": (1040, 260)},
         more={
+            "tiny-cogvideox/vae": (("--steps", "1850"),),
             "tiny-cogvideox/clip": (("--steps", "2200"),),
             "tiny-cogvideox/transformer": (("--steps", "3000", "--global-batch", "64", "--micro-batch", "64"),),
-            "tiny-wan/transformer": (("--steps", "1400"),),
+            "tiny-wan/transformer": (("--steps", "900"),),
         },
     ),
     "cuda": Budget(
