@@ -41,7 +41,7 @@ BUDGETS = {
         more={
             "tiny-cogvideox/vae": (("--steps", "1850"),),
             "tiny-cogvideox/clip": (("--steps", "2200"),),
-            "tiny-cogvideox/transformer": (("--steps", "3000", "--global-batch", "64", "--micro-batch", "64"),),
+            "tiny-cogvideox/transformer": (("--steps", "6000"),),
             "tiny-wan/transformer": (("--steps", "900"),),
         },
     ),
