@@ -326,7 +326,6 @@ def test_samples_are_made_while_training_and_change_nothing(tiny_catalog: Path, 
 
 
 def test_tensorboard_gets_every_number(tiny_catalog: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     trained_in(tmp_path / "run", tiny_catalog, "run.steps=2", "run.global_batch=2", "run.micro_batch=2", "logging.tensorboard=true")
